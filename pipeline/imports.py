@@ -18,7 +18,8 @@ def imported_files(path: Path, root: Path = ROOT) -> set[Path]:
     Imports inside functions count: a stage that imports torch's half late still depends on it.
     """
     found: set[Path] = set()
-    waiting = [path.resolve()]
+    module = path.resolve().relative_to(root).with_suffix("")
+    waiting = _files_of(".".join(module.parts), root)
     while waiting:
         file = waiting.pop()
         if file in found:
@@ -52,7 +53,7 @@ def _imported_names(file: Path) -> list[str]:
 
 
 def _files_of(name: str, root: Path) -> list[Path]:
-    """The module's file and the __init__.py of every package on the way to it."""
+    """The module or package of that name and the packages around it, which importing it runs too."""
     parts = name.split(".")
     files = [root.joinpath(*parts[: i + 1], "__init__.py") for i in range(len(parts))]
     files.append(root.joinpath(*parts).with_suffix(".py"))

@@ -1,0 +1,84 @@
+# make demo   see it work: both variants on the built-in dataset, and what the memory changes
+# make test   check it: lint, types, tests
+# make lint   the first two of those
+# make lock   pin requirements*.txt anew from requirements*.in
+# make clean  remove the environment and the tools' caches; data, models and metrics stay
+#
+# Each makes the environment it needs in .venv, from Python 3.11 or 3.12, and installs nothing outside this folder.
+
+.PHONY: help demo test lint lock clean
+.DELETE_ON_ERROR:
+
+# The first Python that is new enough and can make environments (Debian's python3 without python3-venv cannot).
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+    "$$p" -c "$(USABLE)" >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
+
+# First on the path, so that the `python` in dvc.yaml is the environment's. (A named shell, because macOS's make looks
+# simple commands up on the path it was started with.)
+SHELL := bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export UV_CACHE_DIR := $(CURDIR)/.venv/uv-cache
+
+# DVC's experiments are commits, which git refuses to make for nobody.
+ifeq ($(and $(shell git config user.name),$(shell git config user.email)),)
+export GIT_AUTHOR_NAME ?= nobody
+export GIT_AUTHOR_EMAIL ?= nobody@localhost
+export GIT_COMMITTER_NAME ?= nobody
+export GIT_COMMITTER_EMAIL ?= nobody@localhost
+endif
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+demo: .venv/installed
+	@for name in baseline memory; do dvc exp remove -q $$name >/dev/null 2>&1 || true; done  # of an earlier demo
+	dvc exp run -n baseline -S memory.enabled=false
+	dvc exp run -n memory -S memory.enabled=true
+	dvc metrics diff baseline memory
+	@echo
+	@echo 'Scores are in percent; "CIDEr.order" is CIDEr of the segments of kind "order" (README.md says what the kinds are).'
+	@echo 'Where to look next: data/captions.csv (what it said), metrics/segments.parquet (how right each caption is),'
+	@echo 'data/activitynet/videos (what it saw), params.yaml (every number; try: dvc exp run -S memory.k=32), and README.md.'
+	@echo 'dvc is in .venv/bin: source .venv/bin/activate'
+
+test: lint
+	pytest
+
+lint: .venv/installed-dev
+	ruff check
+	ruff format --check
+	mypy
+
+# UV_CUSTOM_COMPILE_COMMAND is what the files' headers say made them.
+lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
+lock: .venv/bin/python
+	python -m pip install -q uv
+	for name in requirements requirements-dev; do \
+	    uv pip compile -q $$name.in -o $$name.txt --python-version 3.11 --universal \
+	        --no-emit-index-url --no-emit-find-links || exit 1; \
+	done
+	@rm -rf $(UV_CACHE_DIR)
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11 or 3.12 with venv and ensurepip (Debian and Ubuntu:" \
+	    "apt-get install python3-venv). Or name one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	"$(PYTHON)" -m venv .venv
+
+# uv installs in half pip's time. It knows nothing of pip's settings (a mirror, a certificate): where it fails, pip does it.
+INSTALL = python -m pip install -q uv && uv pip install --python .venv/bin/python -r $< || python -m pip install -r $<
+
+.venv/installed: requirements.txt | .venv/bin/python
+	$(INSTALL)
+	@rm -rf $(UV_CACHE_DIR)
+	@touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	$(INSTALL)
+	@rm -rf $(UV_CACHE_DIR)
+	@touch $@

@@ -1,0 +1,179 @@
+"""The captioner: a mapper in front of a decoder, its loss, its captions, its files.
+
+S segments   P prefix tokens   L caption tokens   D width of the decoder
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline.decoder import load_decoder, save_decoder
+from pipeline.mapper import Mapper, MapperConfig, build_mapper
+from pipeline.memory import MemoryConfig, Moments
+from pipeline.sequences import Batch, pad_tokens
+
+WEIGHTS_FILE = "mapper.safetensors"
+CONFIG_FILE = "captioner.json"
+DECODER_FOLDER = "decoder"  # only there if the decoder was trained too
+
+
+@dataclass(frozen=True)
+class CaptionerConfig:
+    mapper: MapperConfig
+    memory: MemoryConfig | None
+    baseline_frame: str | None  # what a model without memory sees of a segment: last | first | middle | mean
+
+    @property
+    def scope(self) -> str | None:
+        return self.memory.scope if self.memory else None
+
+
+class Captioner(nn.Module):
+    def __init__(self, config: CaptionerConfig, mapper: Mapper, decoder: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.mapper = mapper
+        self.decoder = decoder  # a Hugging Face causal LM
+
+    def prefixes(self, embeddings: Tensor, moments: Moments, real: Tensor) -> Tensor:
+        """Prefixes of the segments of a batch.
+
+        Args:
+            embeddings: [B, T, E], sequences padded at the end.
+            moments: [B, R] each, padded at the end.
+            real: [B, R] bool, False for padding.
+
+        Returns:
+            [S, P, D], segments in the order of `real`'s True entries.
+        """
+        return self.mapper(embeddings, moments)[real]
+
+    def token_log_probs(self, prefixes: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Log-probability of each caption token, 0 behind a caption's end.
+
+        Args:
+            prefixes: [S, P, D].
+            tokens: [S, L] int64, any id behind a caption's end: GPT-2 has no padding token, so the length masks.
+            lengths: [S].
+
+        Returns:
+            [S, L] float32.
+        """
+        # A causal decoder never looks right, so padding on the right needs no attention mask.
+        words = self.decoder.get_input_embeddings()(tokens[:, :-1])  # [S, L-1, D]
+        inputs = torch.cat([prefixes.to(words.dtype), words], dim=1)  # [S, P+L-1, D]
+        # Logits at caption positions only: the vocabulary makes them the widest tensor of the step.
+        logits = self.decoder(inputs_embeds=inputs, logits_to_keep=tokens.shape[1], use_cache=False).logits
+        log_probs = -F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
+        return log_probs.masked_fill(torch.arange(tokens.shape[1], device=tokens.device) >= lengths[:, None], 0.0)
+
+
+@dataclass(frozen=True)
+class Generated:
+    caption: str
+    log_prob: float  # of the caption and its end, nats
+
+
+@torch.inference_mode()
+def caption_batch(captioner: Captioner, tokenizer: Any, batch: Batch, **options: Any) -> dict[str, Generated]:
+    """Captions of a batch's segments by segment_id.
+
+    Args:
+        options: of transformers' generate: num_beams, do_sample, max_new_tokens, ...
+    """
+    prefixes = captioner.prefixes(batch.embeddings, batch.moments, batch.real)  # [S, P, D]
+    end = tokenizer.eos_token_id
+    rows = captioner.decoder.generate(
+        inputs_embeds=prefixes.to(captioner.decoder.dtype),
+        attention_mask=torch.ones(prefixes.shape[:2], dtype=torch.int64, device=prefixes.device),
+        eos_token_id=end,
+        pad_token_id=end,
+        use_cache=True,
+        **options,
+    ).tolist()
+    # The end token also pads: a caption is what stands before the first one.
+    captions = [row[: row.index(end)] if end in row else row for row in rows]
+    texts = [" ".join(tokenizer.decode(caption).split()) for caption in captions]
+    # The log-probability the model gives the caption, whatever the beam's length penalty made of it.
+    tokens, lengths = pad_tokens([[*caption, end] for caption in captions])
+    log_probs = captioner.token_log_probs(prefixes, tokens.to(prefixes.device), lengths.to(prefixes.device)).sum(-1)
+    return {
+        segment.segment_id: Generated(text, log_prob)
+        for segment, text, log_prob in zip(batch.segments, texts, log_probs.tolist(), strict=True)
+    }
+
+
+def generation_options(
+    *, method: str, beams: int, temperature: float, top_p: float, max_tokens: int, length_penalty: float
+) -> dict[str, Any]:
+    """caption.* of params.yaml in the words of transformers' generate."""
+    if method == "beam":
+        how = {"num_beams": beams, "do_sample": False, "length_penalty": length_penalty}
+    else:
+        how = {"num_beams": 1, "do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    return {**how, "max_new_tokens": max_tokens}
+
+
+def build_captioner(config: CaptionerConfig, decoder: Any, pretrained: dict[str, Tensor] | None = None) -> Captioner:
+    """A captioner with a fresh mapper, or one that continues `pretrained` weights.
+
+    Raises ValueError if the pretrained weights are another mapper's. Only the memory's own parameters, which
+    pretraining never had, may be missing from them.
+    """
+    mapper = build_mapper(config.mapper, config.memory)
+    if pretrained is not None:
+        try:
+            missing, unexpected = mapper.load_state_dict(pretrained, strict=False)
+        except RuntimeError as error:
+            raise ValueError(f"the pretrained mapper has other sizes; run `dvc repro pretrain`: {error}") from None
+        missing = [name for name in missing if ".memory." not in name]
+        if missing or unexpected:
+            raise ValueError(f"the pretrained mapper is another one: lacks {missing}, has besides {unexpected}")
+    return Captioner(config, mapper, decoder)
+
+
+def save_captioner(folder: Path, captioner: Captioner, tokenizer: Any | None) -> None:
+    """Write a captioner's folder: config, mapper weights and, given a tokenizer, the decoder with it.
+
+    A decoder that was frozen is not saved again: pass None.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().contiguous().cpu() for name, value in captioner.mapper.state_dict().items()}
+    save_file(state, folder / WEIGHTS_FILE)
+    (folder / CONFIG_FILE).write_text(json.dumps(asdict(captioner.config), indent=2) + "\n")
+    if tokenizer is not None:
+        save_decoder(folder / DECODER_FOLDER, captioner.decoder, tokenizer)
+
+
+def load_captioner(folder: Path, decoder_folder: Path, config: CaptionerConfig | None = None) -> tuple[Captioner, Any]:
+    """The captioner of a folder and its tokenizer, on the CPU, in eval mode.
+
+    Args:
+        decoder_folder: the decoder to use where the folder has none of its own.
+        config: build this captioner from the folder's weights rather than the one that was saved (to fine-tune).
+
+    Raises ValueError if there is no captioner, naming the command that makes one.
+    """
+    config = config or load_config(folder)
+    own = folder / DECODER_FOLDER
+    decoder, tokenizer = load_decoder(own if own.exists() else decoder_folder)
+    return build_captioner(config, decoder, load_file(folder / WEIGHTS_FILE)).eval(), tokenizer
+
+
+def load_config(folder: Path) -> CaptionerConfig:
+    try:
+        values = json.loads((folder / CONFIG_FILE).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no trained captioner; run `dvc repro`") from None
+    memory = values["memory"]
+    return CaptionerConfig(
+        mapper=MapperConfig(**values["mapper"]),
+        memory=MemoryConfig(**{**memory, "layers": tuple(memory["layers"])}) if memory else None,
+        baseline_frame=values["baseline_frame"],
+    )

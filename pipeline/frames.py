@@ -1,0 +1,259 @@
+"""From a video file to JPEG pictures at a fixed rate, by ffmpeg.
+
+Frame i is the picture on screen i / fps seconds after the start: the last source frame whose time is not later.
+ffmpeg's `fps` filter gives exactly that with `round=up` (a source frame begins to count at the first tick not
+before its time) and `start_time=0` (the first one also stands for what is before it), for any source rate and for
+variable rates: tests/test_frames.py compares with decoding every frame and choosing by time.
+"""
+
+import hashlib
+import re
+import subprocess
+import tempfile
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import ffmpeg
+import imageio_ffmpeg
+import pyarrow as pa
+
+from pipeline.imports import code_fingerprint
+from pipeline.safety import FORMATS, MAX_FRAME_PX, PROTOCOLS
+
+SCHEMA = pa.schema(
+    [
+        ("video_id", pa.string()),
+        ("frame_index", pa.int32()),
+        ("timestamp_s", pa.float64()),
+        ("jpeg", pa.binary()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How frames are taken. jpeg_quality: ffmpeg's -q:v, 2 (best) to 31.
+
+    short_side_px: larger pictures are scaled down to it, as seen on screen (rotated, with square pixels).
+    """
+
+    fps: float
+    short_side_px: int
+    jpeg_quality: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A video file; `duration_s` as its header claims, None for pictures."""
+
+    video_id: str
+    path: Path
+    duration_s: float | None
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """jpegs: frame 0, 1, ...; reason: why there are none, or fewer than the header promised.
+
+    final False: it took too long, and may not another time.
+    """
+
+    video_id: str
+    jpegs: list[bytes]
+    reason: str | None = None
+    final: bool = True
+
+
+def sample(source: Source, sampling: Sampling) -> Sampled:
+    """The frames of one video; one that cannot be decoded is a reason, not an exception.
+
+    It gets one thread: several videos at once use the cores better.
+    """
+    limit_s = max(300.0, 4 * (source.duration_s or 0))
+    command = _frames_of(source, sampling, "pipe:", format="image2pipe")
+    try:
+        done = _run(command, limit_s)
+    except subprocess.TimeoutExpired:
+        return Sampled(source.video_id, [], f"decoding took longer than {limit_s:.0f} s", final=False)
+    jpegs = list(split_jpegs(done.stdout))
+    return Sampled(source.video_id, jpegs, _reason(source, len(jpegs) / sampling.fps, done.stderr))
+
+
+def sample_pictures(sources: Sequence[Source], sampling: Sampling) -> list[Sampled]:
+    """`sample` of each, by one process: starting ffmpeg takes several times as long as a picture."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{number}.jpg" for number in range(len(sources))]
+        outputs = [
+            _frames_of(source, sampling, f"file:{file}", format="image2pipe", **{"frames:v": 1})
+            for source, file in zip(sources, files, strict=True)
+        ]
+        try:
+            done = _run(ffmpeg.merge_outputs(*outputs), 300)
+            if done.returncode == 0 and not done.stderr:
+                return [Sampled(one.video_id, [file.read_bytes()]) for one, file in zip(sources, files, strict=True)]
+        except (subprocess.TimeoutExpired, FileNotFoundError):
+            pass
+    return [sample(source, sampling) for source in sources]  # one of them is bad: find out which, and why
+
+
+def sample_all(sources: Iterable[Source], sampling: Sampling, *, workers: int) -> Iterator[Sampled]:
+    """`sample` of each, in order, `workers` at a time; no more than twice as many are done ahead of the reader."""
+    waiting: deque[Future[list[Sampled]]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for batch in _batches(sources):
+                if len(waiting) >= 2 * workers:
+                    yield from waiting.popleft().result()
+                if len(batch) == 1:
+                    waiting.append(pool.submit(lambda one: [sample(one, sampling)], batch[0]))
+                else:
+                    waiting.append(pool.submit(sample_pictures, batch, sampling))
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:  # a reader that stops early must not wait for the rest
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def to_table(sampled: Sampled, *, fps: float) -> pa.Table:
+    count, step_s = len(sampled.jpegs), 1 / _rate(fps)
+    return pa.table(
+        [
+            pa.array([sampled.video_id] * count, pa.string()),
+            pa.array(range(count), pa.int32()),
+            pa.array([float(i * step_s) for i in range(count)], pa.float64()),
+            pa.array(sampled.jpegs, pa.binary()),
+        ],
+        schema=SCHEMA,
+    )
+
+
+def fingerprints(sha256: Mapping[str, str], sampling: Sampling) -> dict[str, str]:
+    """By video id; changes with everything its frames depend on: its bytes, the sampling, this code, ffmpeg."""
+    common = f"{sampling} {code_fingerprint(Path(__file__))} {ffmpeg_version()}"
+    return {video_id: hashlib.sha256(f"{own} {common}".encode()).hexdigest() for video_id, own in sha256.items()}
+
+
+def ffmpeg_version() -> str:
+    return str(imageio_ffmpeg.get_ffmpeg_version())
+
+
+def frames_of_segment(start_s: float, end_s: float, timestamps: Sequence[float]) -> range:
+    """Indices into `timestamps` (seconds, ascending) of the frames with start_s <= t < end_s.
+
+    A segment between two frames gets the one on screen at start_s. Raises ValueError if there are no frames at all.
+    """
+    if len(timestamps) == 0:
+        raise ValueError(f"no frames for the segment [{start_s}, {end_s}) s: its video has none")
+    first, end = bisect_left(timestamps, start_s), bisect_left(timestamps, end_s)
+    if first < end:
+        return range(first, end)
+    on_screen = max(0, bisect_right(timestamps, start_s) - 1)
+    return range(on_screen, on_screen + 1)
+
+
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+# Ends the coded picture data: a marker that is neither a stuffed 0xFF (00), nor a restart, nor fill (FF).
+_MARKER_AFTER_DATA = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+
+
+def split_jpegs(stream: bytes) -> Iterator[bytes]:
+    """The JPEG files of a concatenation of them; an incomplete last one is left out.
+
+    Walks the markers (ITU-T T.81, annex B): the bytes of an end marker may also occur inside a segment.
+    """
+    start = 0
+    while (end := _end_of_jpeg(stream, start)) is not None:
+        yield stream[start:end]
+        start = end
+
+
+def _end_of_jpeg(stream: bytes, start: int) -> int | None:
+    if start == len(stream):
+        return None
+    assert stream[start : start + 2] in (b"\xff\xd8", b"\xff"), f"no JPEG at byte {start} of ffmpeg's output"
+    at = start + 2
+    while at + 2 <= len(stream):
+        assert stream[at] == 0xFF, f"no JPEG marker at byte {at} of ffmpeg's output"
+        marker = stream[at + 1]
+        if marker == _EOI:
+            return at + 2
+        at += 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+        if marker == _SOS:
+            found = _MARKER_AFTER_DATA.search(stream, at)
+            if found is None:
+                return None
+            at = found.start()
+    return None
+
+
+_PICTURES_AT_ONCE = 32
+
+
+def _batches(sources: Iterable[Source]) -> Iterator[list[Source]]:
+    """Videos alone, neighbouring pictures together."""
+    for is_picture, group in groupby(sources, key=lambda source: source.duration_s is None):
+        size = _PICTURES_AT_ONCE if is_picture else 1
+        while batch := list(islice(group, size)):
+            yield batch
+
+
+def _frames_of(source: Source, sampling: Sampling, target: str, **options: str | int) -> Any:
+    """The ffmpeg-python node that writes a video's frames to `target`, one JPEG after the other."""
+    return (
+        ffmpeg.input(
+            f"file:{source.path.resolve()}",
+            protocol_whitelist=PROTOCOLS,
+            format_whitelist=FORMATS,
+            max_pixels=MAX_FRAME_PX,
+            threads=1,
+            reinit_filter=0,  # where the size changes in the middle, `fps` would begin again
+        )["V:0"]  # capital V: the first video stream that is not a song's cover
+        .filter("fps", fps=_rate(sampling.fps), round="up", start_time=0)
+        .filter("scale", w=_side("iw", "sar", sampling), h=_side("ih", "1/sar", sampling), flags="bicubic")
+        .filter("setsar", 1)
+        .output(
+            target,
+            vcodec="mjpeg",
+            qscale=sampling.jpeg_quality,
+            pix_fmt="yuvj420p",
+            fps_mode="passthrough",
+            threads=1,
+            **options,
+        )
+    )
+
+
+def _run(command: Any, limit_s: float) -> "subprocess.CompletedProcess[bytes]":
+    command = command.global_args("-nostdin", "-v", "error", "-filter_threads", "1")
+    arguments = ffmpeg.compile(command, cmd=imageio_ffmpeg.get_ffmpeg_exe())
+    return subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s, check=False)
+
+
+def _rate(fps: float) -> Fraction:
+    """29.97 stays 2997/100; only for display does it differ from 30000/1001."""
+    return Fraction(fps).limit_denominator(100_000)
+
+
+def _side(side: str, stretch: str, sampling: Sampling) -> str:
+    """ffmpeg expression for a side of the output: square pixels without enlarging either side, then scaled down."""
+    short_side = "min(iw*min(1,sar),ih*min(1,1/sar))"
+    return f"max(1,round({side}*min(1,{stretch})*min(1,{sampling.short_side_px}/{short_side})))"
+
+
+def _reason(source: Source, sampled_s: float, stderr: bytes) -> str | None:
+    """What to tell of a video, if anything."""
+    # "[h264 @ 0x55d0c8]": where in memory, other every time, and reasons are part of a shard's bytes
+    lines = [re.sub(r"\[[^\]]* @ 0x[0-9a-f]+\] *", "", line) for line in stderr.decode(errors="replace").splitlines()]
+    said = next((line.replace(str(source.path.resolve()), source.path.name)[:120] for line in lines if line), None)
+    if sampled_s == 0:
+        return f"no frame decodes ({said or 'ffmpeg gives no reason'})"
+    short_s = (source.duration_s or 0) - sampled_s
+    cut = f"pictures for {sampled_s:.1f} of {source.duration_s:.1f} s" if short_s > 1 else None
+    return "; ".join(part for part in (cut, said and f"damaged ({said})") if part) or None

@@ -1,0 +1,205 @@
+"""The mapper: frame embeddings -> a prefix of token embeddings for the decoder (ClipCap, Mokady et al. 2021).
+
+B sequences of a batch   T frames   R segments per sequence   E width of an embedding   D width of the mapper
+C tokens an embedding becomes   P learned constants   N = C + P tokens per frame   H heads   d = D / H
+
+A sequence is a segment or, with memory.scope: video, a video up to the end of its last segment. A segment is
+captioned from its last frame; everything before that frame reaches it through the memory layers.
+"""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pipeline.memory import History, MemoryAttention, MemoryConfig, Moments
+
+# Scores of one block of query frames against the whole history: what bounds memory on long sequences.
+BLOCK_SCORES = 2**24
+
+
+@dataclass(frozen=True)
+class MapperConfig:
+    kind: str  # transformer | mlp
+    layers: int
+    heads: int
+    width: int  # D
+    clip_tokens: int  # C
+    prefix_tokens: int  # P
+    embedding_width: int  # E
+    decoder_width: int
+
+
+class Attention(nn.Module):
+    """Attention within a frame and, in a memory layer, to the nearest tokens of earlier frames.
+
+    Queries and keys are L2-normalised in every layer, not only where a memory is: so a mapper pretrained
+    without memory fits the one with it weight by weight.
+    """
+
+    def __init__(self, config: MapperConfig, memory: MemoryConfig | None) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.query = nn.Linear(config.width, config.width, bias=False)
+        self.key_value = nn.Linear(config.width, 2 * config.width, bias=False)
+        self.out = nn.Linear(config.width, config.width)
+        self.log_scale = nn.Parameter(torch.full((config.heads,), 10.0).log())
+        self.memory = MemoryAttention(memory, config.heads, config.width // config.heads) if memory else None
+
+    def store(self, x: Tensor) -> History:
+        """Keys and values of frames x [B, T, N, D]."""
+        keys, values = self.key_value(x).chunk(2, dim=-1)
+        return History(F.normalize(self._split(keys), dim=-1), self._split(values))
+
+    def forward(self, x: Tensor, history: History | None, moments: Moments) -> Tensor:
+        """x [B, Q, N, D] -> [B, Q, N, D]."""
+        queries = F.normalize(self._split(self.query(x)), dim=-1)  # [B, H, Q, N, d]
+        local = self.store(x)
+        scale = self.log_scale.exp().view(-1, 1, 1, 1)
+        logits = scale * (queries @ local.keys.transpose(-1, -2))  # [B, H, Q, N, N]
+        if self.memory is None or history is None:
+            out = logits.softmax(-1) @ local.values
+        else:
+            out = self.memory(queries, logits, local.values, history, moments, scale)
+        return self.out(out.permute(0, 2, 3, 1, 4).flatten(3))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)  # [B, T, N, D] -> [B, H, T, N, d]
+
+
+class Layer(nn.Module):
+    """Pre-norm transformer layer, feed-forward twice the width as in ClipCap."""
+
+    def __init__(self, config: MapperConfig, memory: MemoryConfig | None) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width)
+        self.attention = Attention(config, memory)
+        self.norm2 = nn.LayerNorm(config.width)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(config.width, 2 * config.width), nn.ReLU(), nn.Linear(2 * config.width, config.width)
+        )
+
+    def store(self, x: Tensor) -> History:
+        return self.attention.store(self.norm1(x))
+
+    def forward(self, x: Tensor, history: History | None, moments: Moments) -> Tensor:
+        x = x + self.attention(self.norm1(x), history, moments)
+        return x + self.feed_forward(self.norm2(x))
+
+
+class TransformerMapper(nn.Module):
+    def __init__(self, config: MapperConfig, memory: MemoryConfig | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.memory = memory
+        self.project = nn.Linear(config.embedding_width, config.clip_tokens * config.width)
+        self.constants = nn.Parameter(torch.randn(config.prefix_tokens, config.width) * config.width**-0.5)
+        self.layers = nn.ModuleList(
+            Layer(config, memory if memory and number in memory.layers else None)
+            for number in range(1, config.layers + 1)
+        )
+        same = config.width == config.decoder_width
+        self.output = nn.Identity() if same else nn.Linear(config.width, config.decoder_width)
+
+    def forward(self, embeddings: Tensor, moments: Moments) -> Tensor:
+        """Prefixes of segments.
+
+        Args:
+            embeddings: [B, T, E] frames of each sequence, padded at the end.
+            moments: the last frame and the first of each segment, [B, R] each.
+
+        Returns:
+            [B, R, P, decoder width].
+        """
+        histories = self.remember(embeddings)
+        return self.recall(_frames_at(embeddings, moments.frame), histories, moments)
+
+    def remember(self, embeddings: Tensor) -> dict[int, History]:
+        """What each memory layer has stored of every frame: the frame-parallel pass.
+
+        A layer's keys and values depend only on the layers below, so all frames go through a layer at once,
+        and a block-causal rule on what a query may retrieve makes it the same as frame by frame. The top memory
+        layer only stores: nobody but a segment's last frame asks it anything.
+        """
+        if self.memory is None:
+            return {}
+        batch, frames, _ = embeddings.shape
+        every = torch.arange(frames, device=embeddings.device).expand(batch, -1)
+        moments = Moments(every, torch.zeros_like(every))
+        histories = {}
+        with torch.no_grad() if self.memory.gradient == "detached" else nullcontext():
+            x = self._tokens(embeddings)  # [B, T, N, D]
+            for number, layer in enumerate(self.layers[: max(self.memory.layers)], start=1):
+                history = None
+                if number in self.memory.layers:
+                    history = histories[number] = layer.store(x)
+                if number < max(self.memory.layers):
+                    x = self._blockwise(layer, x, history, moments)
+        return histories
+
+    def recall(self, embeddings: Tensor, histories: dict[int, History], moments: Moments) -> Tensor:
+        """Prefixes from the last frames of segments, embeddings [B, R, E], and what was stored before them."""
+        x = self._tokens(embeddings)  # [B, R, N, D]
+        for number, layer in enumerate(self.layers, start=1):
+            x = layer(x, histories.get(number), moments)
+        return self.output(x[:, :, self.config.clip_tokens :])
+
+    def _tokens(self, embeddings: Tensor) -> Tensor:
+        clip = self.project(embeddings).unflatten(-1, (self.config.clip_tokens, -1))  # [B, T, C, D]
+        return torch.cat([clip, self.constants.expand(*clip.shape[:2], -1, -1)], dim=2)  # [B, T, N, D]
+
+    def _blockwise(self, layer: nn.Module, x: Tensor, history: History | None, moments: Moments) -> Tensor:
+        """`layer` over blocks of query frames, so that no more than BLOCK_SCORES scores exist at once."""
+        if history is None:
+            return layer(x, None, moments)
+        out = []
+        for start, stop in _blocks(history):
+            seen = History(history.keys[:, :, :stop], history.values[:, :, :stop])
+            block = Moments(moments.frame[:, start:stop], moments.segment_start[:, start:stop])
+            if torch.is_grad_enabled() and stop - start < x.shape[1]:
+                out.append(checkpoint(layer, x[:, start:stop], seen, block, use_reentrant=False))
+            else:
+                out.append(layer(x[:, start:stop], seen, block))
+        return torch.cat(out, dim=1)
+
+
+class MlpMapper(nn.Module):
+    """ClipCap's other mapper: one hidden layer, no attention, so no memory either."""
+
+    def __init__(self, config: MapperConfig) -> None:
+        super().__init__()
+        self.config = config
+        wide = config.decoder_width * config.prefix_tokens
+        self.layers = nn.Sequential(nn.Linear(config.embedding_width, wide // 2), nn.Tanh(), nn.Linear(wide // 2, wide))
+
+    def forward(self, embeddings: Tensor, moments: Moments) -> Tensor:
+        """[B, T, E] -> [B, R, P, decoder width], from the last frame of each segment."""
+        prefix = self.layers(_frames_at(embeddings, moments.frame))
+        return prefix.unflatten(-1, (self.config.prefix_tokens, -1))
+
+
+Mapper = TransformerMapper | MlpMapper
+
+
+def build_mapper(config: MapperConfig, memory: MemoryConfig | None) -> Mapper:
+    if config.kind == "mlp":
+        if memory:
+            raise ValueError("the mlp mapper has no layers for a memory; set mapper.kind: transformer")
+        return MlpMapper(config)
+    return TransformerMapper(config, memory)
+
+
+def _frames_at(embeddings: Tensor, frame: Tensor) -> Tensor:
+    """embeddings [B, T, E], frame [B, R] -> [B, R, E]."""
+    return embeddings.gather(1, frame[:, :, None].expand(-1, -1, embeddings.shape[-1]))
+
+
+def _blocks(history: History) -> Iterator[tuple[int, int]]:
+    batch, heads, frames, tokens, _ = history.keys.shape
+    size = max(1, BLOCK_SCORES // (batch * heads * tokens * frames * tokens))
+    for start in range(0, frames, size):
+        yield start, min(start + size, frames)

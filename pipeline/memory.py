@@ -1,0 +1,159 @@
+"""The kNN memory: attention to the k nearest keys of earlier frames (Memorizing Transformers, Wu et al. 2022).
+
+B sequences of a batch   T frames   Q query frames   N tokens per frame   H heads   d width of a head
+K neighbours             A rows of the age table
+
+Keys and values of frames are stored [B, H, T, N, d]. Queries and keys come L2-normalised, so an inner product is
+a cosine; a learned scale per head turns it into a logit.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Ages are bucketed by half-octaves: 1, 2, 3, 4-5, 6-7, 8-10, ... frames; the last bucket takes everything older.
+AGE_BUCKETS = 24
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """What memory.* of params.yaml says of a trained model's memory."""
+
+    layers: tuple[int, ...]  # counted from 1
+    k: int
+    max_entries: int  # keys kept per layer and head: the frames that fit whole, the most recent
+    gate: str  # joint | sigmoid
+    time: str  # age | none
+    scope: str  # video | segment
+    gradient: str  # through | detached
+
+
+@dataclass(frozen=True)
+class History:
+    """One layer's stored keys and values of a batch of sequences, and who may look at what."""
+
+    keys: Tensor  # [B, H, T, N, d]
+    values: Tensor  # [B, H, T, N, d]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Where in its sequence each query frame stands."""
+
+    frame: Tensor  # [B, Q] int64; a query sees only frames before it
+    segment_start: Tensor  # [B, Q] int64; first frame of the segment being captioned, 0 where none is
+
+
+def age_bucket(age: Tensor) -> Tensor:
+    """Row of the age table for an age in frames (int64, >= 1; smaller counts as 1)."""
+    age = age.clamp(min=1)
+    # Integer thresholds rather than log2: float rounding must not move an age across a boundary.
+    return torch.bucketize(age, _age_edges(age.device), right=True)
+
+
+def _age_edges(device: torch.device) -> Tensor:
+    return torch.tensor([round(2 ** (half / 2)) for half in range(2, AGE_BUCKETS + 1)], device=device)
+
+
+@torch.no_grad()
+def nearest(queries: Tensor, keys: Tensor, query_frame: Tensor, *, k: int, window: int) -> tuple[Tensor, Tensor]:
+    """The k keys with the largest inner product among those of earlier frames.
+
+    Args:
+        queries: [B, H, Q, N, d].
+        keys: [B, H, T, N, d].
+        query_frame: [B, Q]; frame t may be retrieved for a query of frame q if q - window <= t < q.
+        k: neighbours wanted, >= 1.
+        window: most recent frames that the memory still holds, >= 1.
+
+    Returns:
+        index [B, H, Q, N, K] into the T*N keys and found [B, H, Q, N, K] bool, False where fewer keys than K
+        are visible (the index there is valid but means nothing). K = min(k, T * N).
+    """
+    batch, heads, _, tokens, width = queries.shape
+    frames = keys.shape[2]
+    flat = keys.reshape(batch, heads, frames * tokens, width)
+    scores = queries.flatten(2, 3) @ flat.transpose(-1, -2)  # [B, H, Q*N, T*N]
+    age = query_frame[:, :, None] - torch.arange(frames, device=keys.device)  # [B, Q, T]
+    hidden = (age < 1) | (age > window)
+    hidden = hidden.repeat_interleave(tokens, dim=1).repeat_interleave(tokens, dim=2)  # [B, Q*N, T*N]
+    scores.masked_fill_(hidden[:, None], -torch.inf)
+    best, index = scores.topk(min(k, frames * tokens), dim=-1)
+    shape = (*queries.shape[:-1], best.shape[-1])
+    return index.view(shape), best.isfinite().view(shape)
+
+
+class MemoryAttention(nn.Module):
+    """What a memory layer adds to its local attention: the gate and the embedding of age."""
+
+    def __init__(self, config: MemoryConfig, heads: int, head_width: int) -> None:
+        super().__init__()
+        self.config = config
+        if config.gate == "sigmoid":
+            self.gate_logit = nn.Parameter(torch.zeros(heads))
+        if config.time == "age":
+            # Two tables in one: frames of the segment being captioned, then frames from before it. A memory that
+            # outlives a segment must know which is which: "turns blue" is about now, "comes back" is not.
+            rows = 2 * AGE_BUCKETS
+            self.age_key = nn.Parameter(torch.randn(heads, rows, head_width) * 0.02)
+            self.age_value = nn.Parameter(torch.randn(heads, rows, head_width) * 0.02)
+
+    def forward(
+        self,
+        queries: Tensor,
+        local_logits: Tensor,
+        local_values: Tensor,
+        history: History,
+        moments: Moments,
+        scale: Tensor,
+    ) -> Tensor:
+        """Attend to a frame's own tokens and to the nearest of the history.
+
+        Args:
+            queries: [B, H, Q, N, d], normalised.
+            local_logits: [B, H, Q, N, N].
+            local_values: [B, H, Q, N, d].
+            scale: [H, 1, 1, 1].
+
+        Returns:
+            [B, H, Q, N, d].
+        """
+        batch, heads, frames, tokens, width = history.keys.shape
+        index, found = nearest(
+            queries.float(),
+            history.keys.float(),
+            moments.frame,
+            k=self.config.k,
+            window=self.config.max_entries // tokens,
+        )
+        # One flat table and F.embedding: on CPU its backward is faster than gather's and index_select's.
+        rows = index + (torch.arange(batch * heads, device=index.device) * frames * tokens).view(batch, heads, 1, 1, 1)
+        keys = F.embedding(rows, history.keys.reshape(-1, width))  # [B, H, Q, N, K, d]
+        values = F.embedding(rows, history.values.reshape(-1, width))  # [B, H, Q, N, K, d]
+        logits = torch.einsum("bhqnd,bhqnkd->bhqnk", queries, keys)
+        if self.config.time == "age":
+            row = self._age_row(index // tokens, moments)  # [B, H, Q, N, K]
+            by_age = torch.einsum("bhqnd,had->bhqna", queries, self.age_key)
+            logits = logits + by_age.gather(-1, row)
+        logits = (logits * scale).masked_fill(~found, -torch.inf)
+
+        if self.config.gate == "joint":
+            weights = torch.cat([local_logits, logits], dim=-1).softmax(-1)
+            local_weights, memory_weights = weights.split([tokens, index.shape[-1]], dim=-1)
+        else:
+            remembers = found.any(-1, keepdim=True)  # else local only; also keeps softmax off a row of -inf
+            gate = self.gate_logit.sigmoid().view(-1, 1, 1, 1) * remembers
+            local_weights = (1 - gate) * local_logits.softmax(-1)
+            memory_weights = gate * logits.masked_fill(~remembers, 0.0).softmax(-1)
+        out = local_weights @ local_values + torch.einsum("bhqnk,bhqnkd->bhqnd", memory_weights, values)
+        if self.config.time == "age":
+            by_age = torch.zeros_like(by_age).scatter_add(-1, row, memory_weights.to(by_age.dtype))
+            out = out + torch.einsum("bhqna,had->bhqnd", by_age, self.age_value)
+        return out
+
+    def _age_row(self, frame: Tensor, moments: Moments) -> Tensor:
+        now = moments.frame[:, None, :, None, None]  # [B, 1, Q, 1, 1]
+        before = frame < moments.segment_start[:, None, :, None, None]
+        return age_bucket(now - frame) + AGE_BUCKETS * before

@@ -1,0 +1,185 @@
+"""Training and captioning batches: sequences of frame embeddings with the segments to be captioned in them.
+
+B sequences of a batch   T frames   R segments per sequence   S segments of the batch   E embedding width
+L caption tokens
+
+What a sequence is depends on what the model sees: one frame (no memory), the frames of a segment
+(scope segment), or a video up to the end of its last segment (scope video).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline import shards
+from pipeline.annotations import Segment
+from pipeline.frames import frames_of_segment
+from pipeline.memory import Moments
+
+
+@dataclass(frozen=True)
+class Target:
+    """A segment within its sequence: its first and last frame there."""
+
+    segment: Segment
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """A sequence: its frames' embeddings [T, E] float16 and the segments to be captioned in it."""
+
+    embeddings: np.ndarray
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True)
+class VideoEmbeddings:
+    timestamps: np.ndarray  # [T] float64, seconds
+    embeddings: np.ndarray  # [T, E] float16
+
+
+@dataclass(frozen=True)
+class Batch:
+    embeddings: Tensor  # [B, T, E] float32, padded at the end
+    moments: Moments  # [B, R] each, padded at the end
+    real: Tensor  # [B, R] bool
+    segments: list[Segment]  # S, in the order of real's True entries
+
+    def to(self, device: torch.device) -> "Batch":
+        moments = Moments(self.moments.frame.to(device), self.moments.segment_start.to(device))
+        return Batch(self.embeddings.to(device), moments, self.real.to(device), self.segments)
+
+
+def read_embeddings(folder: Path, video_ids: Iterable[str]) -> dict[str, VideoEmbeddings]:
+    """Embeddings of those of the videos that the shards of `folder` have rows of."""
+    videos = {}
+    for video_id, table in shards.iterate(folder, sorted(set(video_ids)), ["timestamp_s", "embedding"]):
+        column = table["embedding"].combine_chunks()
+        values = column.flatten().to_numpy().reshape(len(column), -1)
+        videos[video_id] = VideoEmbeddings(table["timestamp_s"].to_numpy(), values)
+    return videos
+
+
+def embedding_width(videos: Mapping[str, VideoEmbeddings]) -> int:
+    for video in videos.values():
+        return video.embeddings.shape[1]
+    raise ValueError("no video has embeddings; see the ledger in data/*/ledger.parquet")
+
+
+def make_examples(
+    segments: Sequence[Segment], videos: Mapping[str, VideoEmbeddings], *, scope: str | None, baseline_frame: str | None
+) -> list[Example]:
+    """Examples of the segments whose video has embeddings, in the order of the segments.
+
+    Args:
+        segments: grouped by video, as in segments.parquet.
+        scope: video | segment for a model with memory, None for one without.
+        baseline_frame: last | first | middle | mean: the one frame a model without memory sees.
+    """
+    examples: list[Example] = []
+    for video_id, group in _by_video(segments):
+        video = videos.get(video_id)
+        if video is None or not len(video.timestamps):
+            continue
+        targets = []
+        for segment in group:
+            frames = frames_of_segment(segment.start_s, segment.end_s, video.timestamps)
+            targets.append(Target(segment, int(frames[0]), int(frames[-1])))
+        if scope == "video":
+            # In the order of time; a target that ends last decides how far the sequence goes.
+            targets.sort(key=lambda target: (target.end, target.start))
+            examples.append(Example(video.embeddings[: targets[-1].end + 1], tuple(targets)))
+            continue
+        for target in targets:
+            frames = video.embeddings[target.start : target.end + 1]
+            if scope is None:
+                frames = one_frame(frames, baseline_frame)
+            examples.append(Example(frames, (Target(target.segment, 0, len(frames) - 1),)))
+    return examples
+
+
+def one_frame(frames: np.ndarray, which: str | None) -> np.ndarray:
+    """The frame [1, E] that a model without memory sees of a segment's frames [T, E]."""
+    match which:
+        case "last":
+            return frames[-1:]
+        case "first":
+            return frames[:1]
+        case "middle":
+            return frames[len(frames) // 2 :][:1]
+        case "mean":
+            return frames.mean(axis=0, dtype=np.float32, keepdims=True).astype(frames.dtype)
+    raise ValueError(f"baseline_frame: found {which!r}, wanted last, first, middle or mean")
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    frames = max(len(example.embeddings) for example in examples)
+    rows = max(len(example.targets) for example in examples)
+    width = examples[0].embeddings.shape[1]
+    embeddings = torch.zeros(len(examples), frames, width)
+    end = torch.zeros(len(examples), rows, dtype=torch.int64)
+    start = torch.zeros_like(end)
+    real = torch.zeros(len(examples), rows, dtype=torch.bool)
+    segments = []
+    for b, example in enumerate(examples):
+        embeddings[b, : len(example.embeddings)] = torch.from_numpy(example.embeddings).float()
+        for r, target in enumerate(example.targets):
+            end[b, r], start[b, r], real[b, r] = target.end, target.start, True
+            segments.append(target.segment)
+    return Batch(embeddings, Moments(end, start), real, segments)
+
+
+def plan_batches(examples: Sequence[Example], batch_size: int, *, seed: Sequence[int] | None) -> list[list[int]]:
+    """Which examples make up each batch of an epoch: whole examples, about `batch_size` segments.
+
+    A batch closes with the example that fills it. Lengths are alike within a batch, so that little is padding:
+    a shuffled epoch (seed given) is sorted by length in stretches of some batches, whose batches are shuffled
+    again; without a seed the whole is sorted.
+    """
+    lengths = [len(example.embeddings) for example in examples]
+    if seed is None:
+        order = sorted(range(len(examples)), key=lambda i: lengths[i])
+        return _fill(order, examples, batch_size)
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(examples)).tolist()
+    per_batch = max(1, round(batch_size * len(examples) / sum(len(example.targets) for example in examples)))
+    stretch = 8 * per_batch
+    sorted_order = []
+    for begin in range(0, len(order), stretch):
+        sorted_order += sorted(order[begin : begin + stretch], key=lambda i: lengths[i])
+    batches = _fill(sorted_order, examples, batch_size)
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def pad_tokens(captions: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids of captions as [S, L], 0 behind each caption's end, and their lengths [S]."""
+    lengths = torch.tensor([len(caption) for caption in captions])
+    tokens = torch.zeros(len(captions), int(lengths.max()), dtype=torch.int64)
+    for row, caption in zip(tokens, captions, strict=True):
+        row[: len(caption)] = torch.tensor(caption)
+    return tokens, lengths
+
+
+def _fill(order: Sequence[int], examples: Sequence[Example], batch_size: int) -> list[list[int]]:
+    batches: list[list[int]] = []
+    full = batch_size
+    for i in order:
+        if full >= batch_size:
+            batches.append([])
+            full = 0
+        batches[-1].append(i)
+        full += len(examples[i].targets)
+    return batches
+
+
+def _by_video(segments: Sequence[Segment]) -> Iterator[tuple[str, list[Segment]]]:
+    groups: dict[str, list[Segment]] = {}
+    for segment in segments:
+        groups.setdefault(segment.video_id, []).append(segment)
+    yield from groups.items()

@@ -1,0 +1,346 @@
+"""Rows of many videos in a fixed number of Parquet files, kept up to date video by video.
+
+The law (docs/architecture.md): after any history of additions, removals, edits and kills the folder holds,
+byte for byte, what a clean build writes. It holds because a shard's bytes are a function of its videos' rows,
+reasons and fingerprints alone: the order is by id, row groups are cut by rows counted since the last cut,
+and a shard gets its name only when it is whole.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+# Whole videos are gathered until a row group has this many rows: pictures would otherwise cost a group each.
+GROUP_ROWS = 256
+# A longer video is cut, so that nobody needs hours of pictures in memory to copy or read it.
+LONGEST_GROUP_ROWS = 16 * GROUP_ROWS
+ASIDE = ".aside"
+
+
+class DiskFull(OSError):
+    """No room for a new shard; the old one is untouched."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What came of one video. `table` None or without rows: it was dropped, and `reason` says why.
+
+    `final` False: the next run tries again (a time limit, not a property of the video).
+    """
+
+    video_id: str
+    table: pa.Table | None
+    reason: str | None = None
+    final: bool = True
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a shard's metadata says of one video. Its rows start `offset` rows into row group `group`."""
+
+    fingerprint: str
+    rows: int
+    group: int
+    offset: int
+    reason: str | None
+
+
+@dataclass
+class Update:
+    """Counts of videos, except `rows`; `reasons` of every video that was dropped (no rows) or cut short."""
+
+    kept: int = 0
+    made: int = 0
+    removed: int = 0
+    dropped: int = 0
+    rows: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def shard_of(video_id: str, shards: int) -> int:
+    """A hash of the id alone, so that adding videos never moves others."""
+    return int.from_bytes(hashlib.sha256(video_id.encode()).digest()[:8], "big") % shards
+
+
+def update(
+    folder: Path,
+    *,
+    schema: pa.Schema,
+    shards: int,
+    fingerprints: Mapping[str, str],
+    compute: Callable[[list[str]], Iterator[Made]],
+) -> Update:
+    """Makes `folder` hold exactly the videos of `fingerprints`, computing only those whose fingerprint changed.
+
+    `compute` is given the ids to do, by shard and then by id, and yields one Made for each in that order. It is
+    read as it goes: one video's rows are in memory at a time. A shard that is finished survives a later kill.
+    Raises DiskFull.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"shard-{number:05d}.parquet" for number in range(shards)]
+    done = Update()
+    for path in sorted(folder.iterdir()):
+        if path.name not in names:  # shards of a larger count, what a killed run was writing
+            done.removed += len(_footer(path).videos) if path.suffix == ".parquet" else 0
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    wanted: list[list[str]] = [[] for _ in names]
+    for video_id in sorted(fingerprints):
+        wanted[shard_of(video_id, shards)].append(video_id)
+    layout = _layout(schema, shards)
+    stale: list[tuple[Path, list[str], dict[str, Entry]]] = []  # path, its videos, those that can be copied
+    for name, video_ids in zip(names, wanted, strict=True):
+        footer = _footer(folder / name)
+        usable = footer.videos if footer.schema is not None and footer.schema.equals(schema) else {}
+        reusable = {i: usable[i] for i in video_ids if i in usable and usable[i].fingerprint == fingerprints[i]}
+        done.removed += len(footer.videos.keys() - set(video_ids))
+        done.kept += len(reusable)
+        if footer.layout == layout and list(footer.videos) == video_ids == list(reusable):
+            _count(done, reusable)
+        else:
+            stale.append((folder / name, video_ids, reusable))
+
+    todo = [i for _, video_ids, reusable in stale for i in video_ids if i not in reusable]
+    done.made = len(todo)
+    with closing(_checked(compute(todo), todo) if todo else _checked(iter(()), [])) as made:
+        for path, video_ids, reusable in stale:
+            with _Writer(path, schema, layout) as writer:
+                old = _rows(path, reusable, None)
+                for video_id in video_ids:
+                    if video_id in reusable:
+                        entry = reusable[video_id]
+                        writer.add(video_id, next(old)[1] if entry.rows else None, entry.reason, entry.fingerprint)
+                    else:
+                        one = next(made)
+                        writer.add(video_id, one.table, one.reason, fingerprints[video_id] if one.final else "")
+            _count(done, writer.videos)
+    return done
+
+
+def index(folder: Path) -> dict[str, Entry]:
+    """Every video of the folder, those without rows included, by id."""
+    found: dict[str, Entry] = {}
+    for path in _shards(folder):
+        found.update(_footer(path).videos)
+    return dict(sorted(found.items()))
+
+
+def read(folder: Path, video_id: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The video's rows, none if it was dropped. KeyError if the folder does not know it."""
+    paths = _shards(folder)
+    path = paths[shard_of(video_id, len(paths))]
+    footer = _footer(path)
+    if video_id not in footer.videos:
+        raise KeyError(f"{folder} has no video {video_id!r}")
+    for _, table in _rows(path, {video_id: footer.videos[video_id]}, columns):
+        return table
+    assert footer.schema is not None
+    empty = footer.schema.empty_table()
+    return empty if columns is None else empty.select(list(columns))
+
+
+def iterate(
+    folder: Path, video_ids: Sequence[str] | None = None, columns: Sequence[str] | None = None
+) -> Iterator[tuple[str, pa.Table]]:
+    """(video_id, rows) of every video that has rows, or of those asked for: by shard, then by id.
+
+    One row group is in memory at a time. KeyError if one asked for is unknown.
+    """
+    paths = _shards(folder)
+    chosen = None if video_ids is None else set(video_ids)
+    if chosen is not None and (unknown := chosen - index(folder).keys()):
+        raise KeyError(f"{folder} has no video {min(unknown)!r}")
+    for path in paths:
+        videos = _footer(path).videos
+        yield from _rows(path, videos if chosen is None else {i: videos[i] for i in videos if i in chosen}, columns)
+
+
+@dataclass(frozen=True)
+class _Footer:
+    """Of a shard that is absent or cannot be read: no videos."""
+
+    videos: dict[str, Entry]
+    layout: str | None = None
+    schema: pa.Schema | None = None
+    metadata: Any = None
+
+
+class _Writer:
+    """Writes a shard aside; on leaving the `with` block well it is whole, on disk, and has its name."""
+
+    def __init__(self, path: Path, schema: pa.Schema, layout: str) -> None:
+        self.videos: dict[str, Entry] = {}
+        self._path, self._schema, self._layout = path, schema, layout
+        self._aside = path.with_name(path.name + ASIDE)
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+        self._groups = 0
+
+    def __enter__(self) -> "_Writer":
+        plain = [f.name for f in self._schema if not pa.types.is_nested(f.type) and not pa.types.is_binary(f.type)]
+        try:
+            self._file = _open(self._aside)
+            # Pictures and embeddings do not compress; ids do, as a dictionary.
+            self._parquet = pq.ParquetWriter(
+                self._file, self._schema, compression="none", use_dictionary=["video_id"], write_statistics=plain
+            )
+        except OSError as error:
+            raise self._explained(error) from error
+        return self
+
+    def add(self, video_id: str, table: pa.Table | None, reason: str | None, fingerprint: str) -> None:
+        rows = 0 if table is None else table.num_rows
+        assert rows or reason, f"{video_id} has no rows and no reason"
+        where = (self._groups, self._waiting_rows) if rows else (0, 0)
+        self.videos[video_id] = Entry(fingerprint, rows, *where, reason)
+        if table is not None and rows:
+            assert table.schema.equals(self._schema), f"{table.schema} is not {self._schema}"
+            self._waiting.append(table)
+            self._waiting_rows += rows
+        if self._waiting_rows >= GROUP_ROWS:
+            self._cut()
+
+    def _cut(self) -> None:
+        waiting = pa.concat_tables(self._waiting)
+        try:
+            for start in range(0, waiting.num_rows, LONGEST_GROUP_ROWS):
+                # One chunk, because where a page ends depends on the chunks, and those on the history.
+                group = waiting.slice(start, LONGEST_GROUP_ROWS).combine_chunks()
+                self._parquet.write_table(group, row_group_size=LONGEST_GROUP_ROWS)
+                self._groups += 1
+        except OSError as error:
+            raise self._explained(error) from error
+        self._waiting, self._waiting_rows = [], 0
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                if self._waiting:
+                    self._cut()
+                videos = json.dumps({video_id: asdict(entry) for video_id, entry in self.videos.items()})
+                self._parquet.add_key_value_metadata({"videos": videos, "layout": self._layout})
+                self._parquet.close()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+                self._aside.replace(self._path)
+                _sync_folder(self._path.parent)
+        except OSError as error:
+            raise self._explained(error) from error
+        finally:
+            with suppress(OSError):  # the disk may still be full
+                self._parquet.close()
+            with suppress(OSError):
+                self._file.close()
+            self._aside.unlink(missing_ok=True)
+
+    def _explained(self, error: OSError) -> OSError:
+        if error.errno != errno.ENOSPC or isinstance(error, DiskFull):
+            return error
+        return DiskFull(
+            errno.ENOSPC,
+            f"no space left on the disk for {self._path} (its earlier version is intact, and so are the shards "
+            "finished so far); free some space and run the stage again, it goes on from there",
+        )
+
+
+def _open(aside: Path) -> Any:
+    return aside.open("wb")
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that a power cut after this does not bring the old name back."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _layout(schema: pa.Schema, shards: int) -> str:
+    """Changes with whatever else a shard's bytes depend on: this file, the Parquet writer, the schema, the count."""
+    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    return hashlib.sha256(f"{code} {pa.__version__} {schema} {shards}".encode()).hexdigest()
+
+
+def _shards(folder: Path) -> list[Path]:
+    paths = sorted(folder.glob("shard-*.parquet"))
+    if not paths:
+        raise ValueError(f"{folder} holds no shards; make them with: dvc repro")
+    return paths
+
+
+def _footer(path: Path) -> _Footer:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return _Footer({})
+    return _footer_of(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _footer_of(path: Path, *_: int) -> _Footer:
+    """Parsed once per version of the file: readers ask for one video after another."""
+    try:
+        with pq.ParquetFile(path) as file:
+            metadata, schema = file.metadata, file.schema_arrow.remove_metadata()
+        stored = {key.decode(): value for key, value in (metadata.metadata or {}).items()}
+        videos = {video_id: Entry(**entry) for video_id, entry in json.loads(stored["videos"]).items()}
+        return _Footer(videos, stored["layout"].decode(), schema, metadata)
+    except (KeyError, ValueError, TypeError):  # not a shard, or a damaged one: make it again
+        return _Footer({})
+    except OSError as error:
+        if error.errno is not None:  # the disk's; Arrow's own, of a damaged footer, have no number
+            raise
+        return _Footer({})
+
+
+def _rows(path: Path, videos: Mapping[str, Entry], columns: Sequence[str] | None) -> Iterator[tuple[str, pa.Table]]:
+    """The rows of each of `videos` that has any, in their order, which is the file's."""
+    if not any(entry.rows for entry in videos.values()):
+        return
+    chosen = None if columns is None else list(columns)
+    with pq.ParquetFile(path, metadata=_footer(path).metadata) as file:
+        held, at = None, -1
+        for video_id, entry in videos.items():
+            parts, group, offset, missing = [], entry.group, entry.offset, entry.rows
+            while missing:
+                if group != at:
+                    held, at = file.read_row_group(group, columns=chosen), group
+                assert held is not None
+                parts.append(held.slice(offset, missing))
+                missing -= parts[-1].num_rows
+                group, offset = group + 1, 0
+            if parts:
+                yield video_id, pa.concat_tables(parts).replace_schema_metadata(None)
+
+
+def _checked(made: Iterator[Made], todo: list[str]) -> Generator[Made, None, None]:
+    """`made`, held to its promise of one result per id in order; closing it closes `made`."""
+    try:
+        for video_id in todo:
+            one = next(made, None)
+            assert one is not None and one.video_id == video_id, f"wanted {video_id}, compute yielded {one}"
+            yield one
+    finally:
+        if hasattr(made, "close"):
+            made.close()
+
+
+def _count(done: Update, videos: Mapping[str, Entry]) -> None:
+    for video_id, entry in videos.items():
+        done.rows += entry.rows
+        done.dropped += entry.rows == 0
+        if entry.reason:
+            done.reasons[video_id] = entry.reason

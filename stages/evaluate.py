@@ -1,0 +1,70 @@
+"""Score the captions.
+
+Reads data/captions.parquet, data/activitynet/segments.parquet and caption.split of params.yaml. Writes
+metrics/captions.json (the corpus's scores, flat, "CIDEr.now" being CIDEr of kind `now`), metrics/segments.parquet (each
+segment's own scores) and metrics/plots/kinds.csv (the corpus's again, a row each, for DVC to plot).
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from pipeline.annotations import from_table
+from pipeline.captions import read_captions
+from pipeline.params import load_params
+from pipeline.scores import Scorer
+from pipeline.shapes.grammar import facts_right
+from stages import run
+
+CAPTIONS = Path("data/captions.parquet")
+SEGMENTS = Path("data/activitynet/segments.parquet")
+METRICS = Path("metrics/captions.json")
+EACH = Path("metrics/segments.parquet")
+PLOT = Path("metrics/plots/kinds.csv")
+DECIMALS = 4  # of a score in percent
+
+
+def main() -> None:
+    split = load_params().caption.split
+    with Scorer() as scorer:  # first: METEOR loads while we read
+        captions = read_captions(CAPTIONS).to_pandas()
+        others = sorted(set(captions["split"]) - {split})
+        if others:
+            raise ValueError(
+                f"{CAPTIONS} has captions of split {others[0]!r}, caption.split is {split!r}: run `dvc repro`"
+            )
+        asked = {row.segment_id: row for row in from_table(pq.read_table(SEGMENTS)) if row.split == split}
+        references = {id: list(segment.captions) for id, segment in asked.items()}
+        kinds = {id: segment.kind for id, segment in asked.items()}
+        scores = scorer.score(dict(zip(captions["segment_id"], captions["caption"], strict=True)), references, kinds)
+
+    each = captions.drop(columns="split").merge(scores.segments, on="segment_id", validate="1:1")
+    each.insert(2, "kind", each["segment_id"].map(kinds).astype("str"))
+    right = [facts_right(row.caption, references[row.segment_id]) for row in each.itertuples()]
+    each["facts"] = pd.array(right, dtype="boolean")
+
+    table = []  # kind (none: all segments), metric, score
+    for kind, row in {"": scores.corpus, **scores.groups}.items():
+        own = each if not kind else each[each["kind"] == kind]
+        table += [(kind, name, score) for name, score in row.items()]
+        if own["facts"].notna().any():  # the built-in dataset's references say what the facts are, no other's
+            table.append((kind, "facts", 100 * float(own["facts"].mean())))
+        table.append((kind, "segments", len(own)))
+    metrics = {f"{name}.{kind}".rstrip("."): round(value, DECIMALS) for kind, name, value in table}
+    metrics["segments.asked"] = len(asked)
+
+    PLOT.parent.mkdir(parents=True, exist_ok=True)
+    METRICS.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    each.to_parquet(EACH, index=False)
+    plot = [(kind or "all", name, round(value, DECIMALS)) for kind, name, value in table if name != "segments"]
+    pd.DataFrame(plot, columns=["kind", "metric", "score"]).to_csv(PLOT, index=False, lineterminator="\n")
+
+    shown = [name for name in ("CIDEr", "METEOR", "ROUGE-L", "BLEU-4", "facts") if name in metrics]
+    said = ", ".join(f"{name} {metrics[name]:.2f}" for name in shown)
+    print(f"evaluate: {len(each)} of {len(asked)} segments of split {split} scored: {said}")
+
+
+if __name__ == "__main__":
+    run(main)

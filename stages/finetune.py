@@ -1,0 +1,58 @@
+"""Fine-tune the pretrained captioner on videos, with a memory of earlier frames or without.
+
+Reads data/activitynet/segments.parquet, data/activitynet/embeddings/, models/decoder/, models/pretrained/ and the
+sections memory, lora, finetune and seed of params.yaml. Writes models/finetuned/ and the curves in metrics/finetune/.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+from pipeline.annotations import from_table
+from pipeline.captioner import build_captioner, load_captioner, load_config
+from pipeline.memory import MemoryConfig
+from pipeline.params import load_params
+from pipeline.sequences import make_examples, read_embeddings
+from pipeline.training import Optimization, closing_line, finish, set_trainable, tokenize_captions, train, unfinished
+from stages import run
+
+SEGMENTS = Path("data/activitynet/segments.parquet")
+EMBEDDINGS = Path("data/activitynet/embeddings")
+DECODER = Path("models/decoder")
+PRETRAINED = Path("models/pretrained")
+OUT = Path("models/finetuned")
+CURVES = Path("metrics/finetune")
+
+
+def main() -> None:
+    params = load_params()
+    segments = from_table(pq.read_table(SEGMENTS))
+    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
+
+    memory = MemoryConfig(**params.memory.model_dump(exclude={"enabled", "index"})) if params.memory.enabled else None
+    baseline_frame = None if memory else params.finetune.baseline_frame
+    config = replace(load_config(PRETRAINED), memory=memory, baseline_frame=baseline_frame)
+    torch.manual_seed(params.seed)
+    captioner, tokenizer = load_captioner(PRETRAINED, DECODER, config)
+    set_trainable(captioner, params.finetune.decoder, params.lora.model_dump())
+
+    examples = make_examples(segments, videos, scope=memory.scope if memory else None, baseline_frame=baseline_frame)
+    outcome = train(
+        captioner,
+        examples,
+        tokenize_captions(tokenizer, examples, params.finetune.max_caption_tokens),
+        Optimization.of(params.finetune, seed=params.seed, device=params.device),
+        work=unfinished(
+            "finetune",
+            (params.memory, params.lora, params.finetune, params.seed),
+            [SEGMENTS, EMBEDDINGS, DECODER, PRETRAINED],
+        ),
+    )
+    finish(captioner, tokenizer, outcome, folder=OUT, curves=CURVES)
+    print(closing_line("finetune", outcome, examples))
+
+
+if __name__ == "__main__":
+    run(main)

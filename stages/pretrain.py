@@ -1,0 +1,62 @@
+"""Pretrain the mapper on pictures.
+
+Reads data/coco/segments.parquet, data/coco/embeddings/, models/decoder/ and the sections mapper, lora, pretrain
+and seed of params.yaml. Writes models/pretrained/ and the curves in metrics/pretrain/.
+"""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+from pipeline.annotations import from_table
+from pipeline.captioner import CaptionerConfig, build_captioner
+from pipeline.decoder import load_decoder
+from pipeline.mapper import MapperConfig
+from pipeline.params import load_params
+from pipeline.sequences import embedding_width, make_examples, read_embeddings
+from pipeline.training import Optimization, closing_line, finish, set_trainable, tokenize_captions, train, unfinished
+from stages import run
+
+SEGMENTS = Path("data/coco/segments.parquet")
+EMBEDDINGS = Path("data/coco/embeddings")
+DECODER = Path("models/decoder")
+OUT = Path("models/pretrained")
+CURVES = Path("metrics/pretrain")
+
+
+def main() -> None:
+    params = load_params()
+    segments = from_table(pq.read_table(SEGMENTS))
+    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
+    decoder, tokenizer = load_decoder(DECODER)
+
+    config = CaptionerConfig(
+        mapper=MapperConfig(
+            **params.mapper.model_dump(),
+            embedding_width=embedding_width(videos),
+            decoder_width=decoder.get_input_embeddings().embedding_dim,
+        ),
+        memory=None,
+        baseline_frame="last",  # pictures have one
+    )
+    torch.manual_seed(params.seed)
+    captioner = build_captioner(config, decoder)
+    set_trainable(captioner, params.pretrain.decoder, params.lora.model_dump())
+
+    examples = make_examples(segments, videos, scope=None, baseline_frame=config.baseline_frame)
+    outcome = train(
+        captioner,
+        examples,
+        tokenize_captions(tokenizer, examples, params.pretrain.max_caption_tokens),
+        Optimization.of(params.pretrain, seed=params.seed, device=params.device),
+        work=unfinished(
+            "pretrain", (params.mapper, params.lora, params.pretrain, params.seed), [SEGMENTS, EMBEDDINGS, DECODER]
+        ),
+    )
+    finish(captioner, tokenizer, outcome, folder=OUT, curves=CURVES)
+    print(closing_line("pretrain", outcome, examples))
+
+
+if __name__ == "__main__":
+    run(main)

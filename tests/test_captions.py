@@ -1,0 +1,106 @@
+"""Written and read back, in every form."""
+
+import csv
+import json
+from dataclasses import dataclass
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.annotations import Segment
+from pipeline.captions import SCHEMA, read_captions, write_captions
+
+HOSTILE = ['a "dog", running', "two\nlines", "", "a ||| b", "🎉 <b>naïve</b>", "=1+1"]
+
+
+@dataclass(frozen=True)
+class Said:
+    caption: str
+    log_prob: float = -1.5
+
+
+def segment(number, video="v_a", references=("a dog runs", "the dog, running")):
+    return Segment(f"{video}#{number}", video, "test", float(number), number + 1.0, references, "now")
+
+
+def test_captions_come_back_as_they_were_written(tmp_path):
+    segments = [segment(i) for i in range(len(HOSTILE))]
+    captions = {row.segment_id: Said(text) for row, text in zip(segments, HOSTILE, strict=True)}
+    write_captions(tmp_path / "new" / "captions.parquet", segments, captions)
+
+    table = read_captions(tmp_path / "new" / "captions.parquet")
+    assert table.schema == SCHEMA
+    assert table.column("caption").to_pylist() == HOSTILE
+    assert table.column("references").to_pylist() == [["a dog runs", "the dog, running"]] * len(HOSTILE)
+    assert set(table.column("log_prob").to_pylist()) == {-1.5}
+
+
+def test_the_csv_and_the_coco_results_say_the_same(tmp_path):
+    segments = [segment(i) for i in range(len(HOSTILE))]
+    write_captions(
+        tmp_path / "c.parquet",
+        segments,
+        {row.segment_id: Said(text) for row, text in zip(segments, HOSTILE, strict=True)},
+    )
+    with (tmp_path / "c.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == SCHEMA.names
+    assert [row["caption"] for row in rows] == HOSTILE
+    assert json.loads(rows[0]["references"]) == ["a dog runs", "the dog, running"]
+    assert list(pd.read_csv(tmp_path / "c.csv", keep_default_na=False)["caption"]) == HOSTILE
+
+    results = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
+    assert results == [{"image_id": f"v_a#{i}", "caption": text} for i, text in enumerate(HOSTILE)]
+
+
+def test_rows_are_by_video_and_by_place_in_it_and_bytes_repeat(tmp_path):
+    segments = [segment(10), segment(0, "v_b"), segment(9)]
+    captions = {row.segment_id: Said("a dog") for row in segments}
+    write_captions(tmp_path / "1.parquet", segments, captions)
+    write_captions(tmp_path / "2.parquet", segments[::-1], dict(reversed(captions.items())))
+    assert read_captions(tmp_path / "1.parquet").column("segment_id").to_pylist() == ["v_a#9", "v_a#10", "v_b#0"]
+    for suffix in (".parquet", ".csv", ".json"):
+        assert (tmp_path / f"1{suffix}").read_bytes() == (tmp_path / f"2{suffix}").read_bytes()
+
+
+def test_a_segment_without_a_caption_has_no_row(tmp_path):
+    write_captions(tmp_path / "c.parquet", [segment(0), segment(1)], {"v_a#1": Said("a dog")})
+    assert read_captions(tmp_path / "c.parquet").column("segment_id").to_pylist() == ["v_a#1"]
+
+
+def test_no_captions_at_all_are_an_empty_table(tmp_path):
+    write_captions(tmp_path / "c.parquet", [segment(0)], {})
+    assert read_captions(tmp_path / "c.parquet").num_rows == 0
+    assert json.loads((tmp_path / "c.json").read_text()) == []
+
+
+def test_a_caption_of_no_segment_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^1 captions are of no segment, the first 'v_x#0'$"):
+        write_captions(tmp_path / "c.parquet", [segment(0)], {"v_x#0": Said("a dog")})
+
+
+def test_a_segment_told_twice_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"the segments: 1 segment_ids stand there more than once, the first 'v_a#0'"):
+        write_captions(tmp_path / "c.parquet", [segment(0), segment(0)], {"v_a#0": Said("a dog")})
+
+
+def test_what_is_no_table_of_captions_is_refused(tmp_path):
+    path = tmp_path / "c.parquet"
+    with pytest.raises(ValueError, match=r"no captions at .*c\.parquet: `dvc repro caption` writes them"):
+        read_captions(path)
+    path.write_text("segment_id,caption\n")
+    with pytest.raises(ValueError, match=r"c\.parquet is not a Parquet file"):
+        read_captions(path)
+    pq.write_table(pa.table({"segment_id": ["a"], "caption": ["b"]}), path)
+    with pytest.raises(ValueError, match=r"lacks video_id, split, start_s, end_s, references, log_prob; a table of"):
+        read_captions(path)
+
+
+def test_a_file_with_a_segment_twice_is_refused(tmp_path):
+    write_captions(tmp_path / "c.parquet", [segment(0)], {"v_a#0": Said("a dog")})
+    table = pq.read_table(tmp_path / "c.parquet")
+    pq.write_table(pa.concat_tables([table, table]), tmp_path / "c.parquet")
+    with pytest.raises(ValueError, match=r"c\.parquet: 1 segment_ids stand there more than once, the first 'v_a#0'"):
+        read_captions(tmp_path / "c.parquet")

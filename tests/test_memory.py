@@ -1,0 +1,198 @@
+"""The frame-parallel pass against a slow, obvious one: frame by frame, token by token, in Python loops."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import mapper as mapper_module
+from pipeline.mapper import MapperConfig, TransformerMapper
+from pipeline.memory import AGE_BUCKETS, MemoryConfig, Moments, age_bucket, nearest
+
+
+def slow_prefix(mapper: TransformerMapper, frames: torch.Tensor, end: int, start: int) -> torch.Tensor:
+    """The prefix [P, D] of the segment [start, end] of one sequence, frames [T, E], computed frame by frame."""
+    stored: dict[int, list] = {number: [] for number in mapper.memory.layers}  # layer -> [(frame, keys, values)]
+    for t in range(end):
+        _slow_frame(mapper, frames[t], t, 0, stored, store=True)
+    return _slow_frame(mapper, frames[end], end, start, stored, store=False)
+
+
+def _slow_frame(mapper, embedding, now, segment_start, stored, *, store):
+    config = mapper.config
+    x = torch.cat([mapper.project(embedding).view(config.clip_tokens, -1), mapper.constants])  # [N, D]
+    for number, layer in enumerate(mapper.layers, start=1):
+        attention = layer.attention
+        y = layer.norm1(x)
+        queries = attention.query(y).view(len(y), config.heads, -1)
+        keys, values = attention.key_value(y).chunk(2, dim=-1)
+        keys, values = keys.reshape(queries.shape), values.reshape(queries.shape)
+        queries, keys = F.normalize(queries, dim=-1), F.normalize(keys, dim=-1)
+        rows = []
+        for n in range(len(y)):
+            heads = []
+            for h in range(config.heads):
+                local = [
+                    (keys[m, h] @ queries[n, h] * attention.log_scale[h].exp(), values[m, h]) for m in range(len(y))
+                ]
+                far = []
+                if attention.memory is not None:
+                    far = _slow_retrieval(attention, queries[n, h], h, now, segment_start, stored[number])
+                heads.append(_slow_combine(attention.memory, h, local, far))
+            rows.append(torch.cat(heads))
+        if attention.memory is not None and store:
+            detach = mapper.memory.gradient == "detached"
+            stored[number].append((now, keys.detach() if detach else keys, values.detach() if detach else values))
+        x = x + attention.out(torch.stack(rows))
+        x = x + layer.feed_forward(layer.norm2(x))
+    return mapper.output(x[config.clip_tokens :])
+
+
+def _slow_retrieval(attention, query, h, now, segment_start, stored):
+    memory, config = attention.memory, attention.memory.config
+    tokens = len(stored[0][1]) if stored else 1
+    candidates = []
+    for frame, keys, values in stored[-(config.max_entries // tokens) :]:
+        candidates += [((keys[m, h] @ query).item(), frame, keys[m, h], values[m, h]) for m in range(len(keys))]
+    candidates.sort(key=lambda candidate: -candidate[0])
+    found = []
+    for _, frame, key, value in candidates[: config.k]:
+        logit = key @ query
+        if config.time == "age":
+            row = int(age_bucket(torch.tensor(now - frame))) + (AGE_BUCKETS if frame < segment_start else 0)
+            logit = logit + memory.age_key[h, row] @ query
+            value = value + memory.age_value[h, row]
+        found.append((logit * attention.log_scale[h].exp(), value))
+    return found
+
+
+def _slow_combine(memory, h, local, far):
+    def mix(pairs):
+        weights = torch.stack([logit for logit, _ in pairs]).softmax(0)
+        return weights @ torch.stack([value for _, value in pairs])
+
+    if not far:
+        return mix(local)
+    if memory.config.gate == "joint":
+        return mix(local + far)
+    gate = memory.gate_logit[h].sigmoid()
+    return gate * mix(far) + (1 - gate) * mix(local)
+
+
+def make_mapper(seed: int, **memory) -> TransformerMapper:
+    torch.manual_seed(seed)
+    config = MapperConfig("transformer", 3, 2, 8, 2, 1, embedding_width=5, decoder_width=6)
+    defaults = dict(layers=(2, 3), k=3, max_entries=64, gate="joint", time="age", scope="video", gradient="through")
+    mapper = TransformerMapper(config, MemoryConfig(**{**defaults, **memory})).double()
+    for parameter in mapper.parameters():  # nothing at its initial zero, so that nothing is tested at zero
+        torch.nn.init.normal_(parameter, std=0.5) if parameter.dim() > 1 else parameter.data.add_(
+            0.3 * torch.randn(1).item()
+        )
+    return mapper
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    layers=st.sampled_from([(1,), (2,), (3,), (1, 3), (2, 3), (1, 2, 3)]),
+    k=st.integers(1, 20),
+    max_entries=st.integers(3, 40),
+    gate=st.sampled_from(["joint", "sigmoid"]),
+    time=st.sampled_from(["age", "none"]),
+    gradient=st.sampled_from(["through", "detached"]),
+    lengths=st.lists(st.integers(1, 7), min_size=1, max_size=3),
+    one_frame_blocks=st.booleans(),
+)
+def test_the_frame_parallel_pass_equals_frame_by_frame(
+    seed, layers, k, max_entries, gate, time, gradient, lengths, one_frame_blocks
+):
+    mapper = make_mapper(seed, layers=layers, k=k, max_entries=max_entries, gate=gate, time=time, gradient=gradient)
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = torch.randn(len(lengths), max(lengths), 5, generator=generator, dtype=torch.float64)
+    end = torch.stack([torch.randint(0, n, (2,), generator=generator) for n in lengths])
+    start = (end - torch.randint(0, 3, end.shape, generator=generator)).clamp(min=0)
+    wanted_gradient = torch.randn(len(lengths), 2, 1, 6, generator=generator, dtype=torch.float64)
+
+    slow = torch.stack(
+        [
+            torch.stack([slow_prefix(mapper, row, int(e), int(s)) for e, s in zip(ends, starts, strict=True)])
+            for row, ends, starts in zip(embeddings, end, start, strict=True)
+        ]
+    )
+    slow_gradients = torch.autograd.grad((slow * wanted_gradient).sum(), list(mapper.parameters()), allow_unused=True)
+    with pytest.MonkeyPatch.context() as patch:
+        if one_frame_blocks:
+            patch.setattr(mapper_module, "BLOCK_SCORES", 1)
+        fast = mapper(embeddings, Moments(end, start))
+        fast_gradients = torch.autograd.grad(
+            (fast * wanted_gradient).sum(), list(mapper.parameters()), allow_unused=True
+        )
+
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9)
+    for (name, parameter), a, b in zip(mapper.named_parameters(), fast_gradients, slow_gradients, strict=True):
+        zero = torch.zeros_like(parameter)
+        torch.testing.assert_close(zero if a is None else a, zero if b is None else b, rtol=1e-7, atol=1e-9, msg=name)
+
+
+def test_no_query_sees_its_own_frame_or_a_later_one():
+    mapper = make_mapper(0)
+    embeddings = torch.randn(1, 6, 5, dtype=torch.float64)
+    moments = Moments(torch.tensor([[2]]), torch.tensor([[0]]))
+    before = mapper(embeddings, moments)
+    embeddings[:, 3:] = torch.randn(1, 3, 5, dtype=torch.float64)
+    torch.testing.assert_close(mapper(embeddings, moments), before, rtol=0, atol=0)
+
+
+def test_a_frame_older_than_max_entries_is_forgotten():
+    frames = torch.randn(1, 9, 5, dtype=torch.float64)
+    changed = frames.clone()
+    changed[:, 3] += 1
+    moments = Moments(torch.tensor([[8]]), torch.tensor([[0]]))
+    # One memory layer: with more, what was forgotten lives on in what was stored while it was remembered.
+    forgetful = make_mapper(1, layers=(3,), k=50, max_entries=4 * 3)  # frames 4 to 7
+    torch.testing.assert_close(forgetful(changed, moments), forgetful(frames, moments), rtol=0, atol=0)
+    retentive = make_mapper(1, layers=(3,), k=50, max_entries=5 * 3)
+    assert not torch.equal(retentive(changed, moments), retentive(frames, moments))
+
+
+def test_without_time_the_order_of_earlier_frames_is_invisible_and_with_age_it_is_not():
+    frames = torch.randn(1, 5, 5, dtype=torch.float64)
+    backwards = frames[:, [3, 2, 1, 0, 4]]
+    moments = Moments(torch.tensor([[4]]), torch.tensor([[0]]))
+    blind = make_mapper(2, layers=(3,), k=50, time="none")
+    torch.testing.assert_close(blind(frames, moments), blind(backwards, moments))
+    aware = make_mapper(2, layers=(3,), k=50, time="age")
+    assert (aware(frames, moments) - aware(backwards, moments)).abs().max() > 1e-3
+
+
+def test_detached_memory_sends_no_gradient_to_earlier_frames_and_through_does():
+    for gradient in ("detached", "through"):
+        mapper = make_mapper(3, gradient=gradient)
+        embeddings = torch.randn(1, 4, 5, dtype=torch.float64, requires_grad=True)
+        mapper(embeddings, Moments(torch.tensor([[3]]), torch.tensor([[0]]))).sum().backward()
+        reached = embeddings.grad[0, :3].abs().sum() > 0
+        assert reached == (gradient == "through")
+        assert embeddings.grad[0, 3].abs().sum() > 0
+
+
+def test_nearest_finds_the_largest_inner_products_and_says_where_there_are_too_few():
+    queries = torch.tensor([1.0, 0.0]).view(1, 1, 1, 1, 2)
+    keys = torch.tensor([[0.1, 1.0], [0.9, 0.0], [0.5, 0.0], [1.0, 0.0]]).view(1, 1, 4, 1, 2)
+    index, found = nearest(queries, keys, torch.tensor([[3]]), k=2, window=10)
+    assert index.flatten().tolist() == [1, 2] and found.all()
+    _, found = nearest(queries, keys, torch.tensor([[1]]), k=3, window=10)
+    assert found.flatten().tolist() == [True, False, False]
+    _, found = nearest(queries, keys, torch.tensor([[3]]), k=4, window=2)
+    assert found.sum() == 2
+
+
+def test_ages_fall_into_half_octaves():
+    buckets = age_bucket(torch.arange(1, 5000))
+    assert buckets[:5].tolist() == [0, 1, 2, 3, 3]
+    assert (buckets.diff() >= 0).all() and (buckets.diff() <= 1).all()
+    assert age_bucket(torch.tensor(10**9)) == AGE_BUCKETS - 1
+    for age in (8, 100, 1000):  # twice the age is two buckets on, give or take rounding
+        assert math.isclose(int(age_bucket(torch.tensor(2 * age))) - int(age_bucket(torch.tensor(age))), 2, abs_tol=1)

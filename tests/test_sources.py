@@ -1,0 +1,315 @@
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import stages.download
+from pipeline import annotations, ledger
+from pipeline.annotations import Annotation, Caption, Segment
+from pipeline.ledger import Row
+from pipeline.sources import directory, youtube
+from pipeline.sources.subset import fetch_subset
+
+
+def activitynet(*ids: str, sentences=("a dog runs", "it barks")) -> str:
+    times = [[0, 1], [1, 2]]
+    return json.dumps({i: {"duration": 2.0, "timestamps": times, "sentences": list(sentences)} for i in ids})
+
+
+def own_folder(root: Path, make_video, **media: list[str]) -> Path:
+    """A user's folder: media/{split} of videos, and an annotation file that names them and one that is gone."""
+    own = root / "own"
+    for split, ids in media.items():
+        (own / split).mkdir(parents=True)
+        for number, video_id in enumerate(ids):
+            name = video_id.removeprefix("v_") if number % 2 else video_id
+            shutil.copy(make_video("a.mp4"), own / split / f"{name}.MP4")
+        (own / f"{split}.json").write_text(activitynet(*ids))
+    return own
+
+
+def directory_params(own: Path, **splits: int | None) -> dict[str, object]:
+    names = ("train", "val", "test")
+    return {
+        "download.activitynet.source": "directory",
+        "download.activitynet.folder": str(own),
+        "download.activitynet.media": {split: split for split in names},
+        "download.activitynet.annotations": {split: [f"{split}.json"] if split in splits else [] for split in names},
+        "download.activitynet.videos": {split: splits.get(split) for split in names},
+    }
+
+
+def outs(data: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(data)): path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file()}
+
+
+def test_a_folder_of_videos_becomes_a_dataset(make_video, workspace, tmp_path, capsys):
+    own = own_folder(tmp_path, make_video, train=["v_a", "v_b", "v_broken", "v_empty"], val=["v_c"])
+    (own / "train" / "v_broken.MP4").write_bytes(b"not a video" * 99)
+    (own / "train" / "v_a.srt").write_text("subtitles")
+    content = json.loads(activitynet("v_a", "v_b", "v_broken", "v_empty", "v_gone", "../../etc/passwd"))
+    content["v_a"]["timestamps"][1] = [1, 99]
+    content["v_empty"]["sentences"] = [" ", ""]
+    (own / "train.json").write_text(json.dumps(content))
+    data = workspace(directory_params(own, train=None, val=None)) / "data" / "activitynet"
+    stages.download.main("activitynet")
+    rows = ledger.read(data / "ledger.parquet")
+    assert {video_id: (row.status, row.reason) for video_id, row in rows.items()} == {
+        "../../etc/passwd": ("refused", ledger.refusal("../../etc/passwd")),
+        "v_a": ("ok", "ends past the video's end, cut (1)"),
+        "v_b": ("ok", None),
+        "v_broken": ("corrupt", "does not open or decode (Invalid data found when processing input)"),
+        "v_c": ("ok", None),
+        "v_empty": ("ok", "no captions left; empty caption dropped (2)"),
+        "v_gone": ("missing", f"no file of that name in {own / 'train'}"),
+    }
+    segments = annotations.from_table(pq.read_table(data / "segments.parquet"))
+    assert [f"{segment.segment_id} {segment.split}" for segment in segments] == [
+        *("v_a#0 train", "v_a#1 train", "v_b#0 train", "v_b#1 train", "v_c#0 val", "v_c#1 val")
+    ]
+    assert sorted(path.name for path in (data / "videos").iterdir()) == [
+        "v_a.mp4", "v_b.mp4", "v_broken.mp4", "v_c.mp4", "v_empty.mp4"
+    ]  # fmt: skip
+    assert (data / "annotations" / "train.json").read_bytes() == (own / "train.json").read_bytes()
+    assert capsys.readouterr().out == (
+        "download activitynet: videos: 4 ok, 1 corrupt, 1 missing, 1 refused; 6 segments, 6 captions; "
+        "empty caption dropped: 2, ends past the video's end, cut: 1\n"
+    )
+
+
+def test_any_history_of_the_folder_ends_as_a_clean_run(make_video, workspace, tmp_path):
+    own = own_folder(tmp_path, make_video, train=["v_a", "v_b", "v_c", "v_d"])
+    data = workspace(directory_params(own, train=None)) / "data" / "activitynet"
+    stages.download.main("activitynet")
+    kept = (data / "videos" / "v_a.mp4").stat().st_ino
+    (own / "train" / "b.MP4").write_bytes(make_video("d.mkv").read_bytes())  # replaced
+    shutil.move(own / "train" / "v_c.MP4", own / "train" / "v_c.mkv")  # renamed
+    (own / "train" / "d.MP4").unlink()  # removed
+    (data / "videos" / "stale.mp4").touch()
+    (data / "videos" / ".partial").mkdir()
+    (data / ".rendered").mkdir()
+    stages.download.main("activitynet")
+    assert (data / "videos" / "v_a.mp4").stat().st_ino == kept
+    after = outs(data)
+    shutil.rmtree(data)
+    stages.download.main("activitynet")
+    assert after == outs(data)
+
+
+def test_a_file_replaced_before_a_kill_is_not_taken_for_the_old_one(make_video, workspace, tmp_path, monkeypatch):
+    own = own_folder(tmp_path, make_video, train=["v_a"])
+    data = workspace(directory_params(own, train=None)) / "data" / "activitynet"
+    stages.download.main("activitynet")
+    content = bytearray((own / "train" / "v_a.MP4").read_bytes())
+    content[-1] ^= 1  # of the same length
+    (own / "train" / "v_a.MP4").write_bytes(content)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            stages.download.main("activitynet")
+    stages.download.main("activitynet")
+    assert ledger.read(data / "ledger.parquet")["v_a"].sha256 == ledger.sha256_of(own / "train" / "v_a.MP4")
+
+
+def test_a_folder_without_one_usable_video_is_an_error_that_says_why(make_video, workspace, tmp_path):
+    own = own_folder(tmp_path, make_video, train=["v_a"])
+    (own / "train.json").write_text(activitynet("v_x", "v_y"))
+    workspace(directory_params(own, train=None))
+    with pytest.raises(
+        ValueError, match=r"no video is usable: 2 missing \(no file of that name in .*train\); see data"
+    ):
+        stages.download.main("activitynet")
+
+
+def test_a_media_folder_that_is_not_there_is_named(make_video, workspace, tmp_path):
+    own = own_folder(tmp_path, make_video, train=["v_a"])
+    shutil.rmtree(own / "train")
+    workspace(directory_params(own, train=None))
+    with pytest.raises(ValueError, match=r"own/train: no such folder; download.*folder and .media in params.yaml"):
+        stages.download.main("activitynet")
+
+
+def test_annotation_files_of_one_name_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.json").write_text(folder)
+    with pytest.raises(ValueError, match=r"b/x.json and .*a/x.json have the same name; rename one"):
+        directory.put_all([tmp_path / "a" / "x.json", tmp_path / "b" / "x.json"], tmp_path / "out")
+
+
+def test_coco_finds_pictures_by_file_name_and_nothing_outside_the_folder(tmp_path):
+    (tmp_path / "train" / "deep").mkdir(parents=True)
+    (tmp_path / "train" / "deep" / "1.jpg").touch()
+    (tmp_path / "secret.jpg").touch()
+    assert directory.find("1", tmp_path / "train", {}, "deep/1.jpg") == tmp_path / "train" / "deep" / "1.jpg"
+    for name in ("../secret.jpg", str(tmp_path / "secret.jpg"), "deep", "none.jpg"):
+        assert directory.find("secret", tmp_path / "train", {}, name) is None
+
+
+def test_real_coco_pictures_become_a_dataset(real_data, workspace, capsys):
+    values = {
+        "source": "directory",
+        "folder": str(real_data / "coco_mini"),
+        "media": {"train": "train2017", "val": "val2017", "test": "val2017"},
+        "annotations": {s: [f"annotations/captions_{s}2017.json"] for s in ("train", "val")} | {"test": []},
+        "videos": {"train": 30, "val": None, "test": 0},
+    }
+    data = workspace({f"download.coco.{key}": value for key, value in values.items()}) / "data" / "coco"
+    stages.download.main("coco")
+    assert capsys.readouterr().out.startswith("download coco: videos: 72 ok, 37 missing, 50 skipped; 72 segments, 360")
+    assert len(list((data / "videos").iterdir())) == 72
+
+
+def test_unavailable_videos_do_not_shrink_a_subset():
+    ids = [f"v{i}" for i in range(40)]
+    gone = set(ids[::3])
+    described = {i: [Annotation(i, (Caption(0, 1, "x"), Caption(1, 2, "y")))] for i in ids}
+
+    def fetch(video_id: str, split: str, _: Annotation):
+        assert split == ("val" if video_id == "v1" else "train")
+        return Row(video_id, "missing" if video_id in gone else "ok", duration_s=2.0), None
+
+    splits = dict.fromkeys(ids, "train") | {"v1": "val"}
+    found = {}
+    for workers in (1, 4):
+        done = fetch_subset(described, splits, {"train": 10, "val": 0}, fetch, initial=True, workers=workers, title="t")
+        assert len(done.segments) == 10 and len(done.rows) == 40
+        assert {row.status for row in done.rows if row.video_id == "v1"} == {"skipped"}
+        found[workers] = (done.segments, done.rows)
+    assert found[1] == found[4]
+    larger = fetch_subset(described, splits, {"train": 15}, fetch, initial=True, workers=2, title="t").segments
+    assert larger[:10] == found[1][0] and isinstance(larger[0], Segment)
+
+
+@pytest.fixture
+def server(make_video, monkeypatch):
+    """A site on the loopback address: /good.mp4, a page that is no video, one that wants no more requests..."""
+    files = {
+        "/good.mp4": (200, "video/mp4", make_video("a.mp4").read_bytes()),
+        "/noise.mp4": (200, "video/mp4", b"noise" * 999),
+        "/page.mp4": (200, "text/html", b"<html><body>Nothing to see</body></html>"),
+        "/busy.mp4": (429, "text/html", b"slow down"),
+    }
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            code, kind, body = files.get(self.path, (404, "text/html", b"gone"))
+            self.send_response(code)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def log_message(self, *_) -> None:
+            pass
+
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        httpd.asked = asked
+        yield httpd
+        httpd.shutdown()
+
+
+def test_every_id_is_downloaded_or_ends_in_the_ledger_with_a_short_reason(server, workspace, tmp_path):
+    (tmp_path / "train.json").write_text(activitynet("v_good", "v_gone", "v_noise", "v_page", "v_busy"))
+    values = directory_params(tmp_path, train=None) | {
+        "download.activitynet.source": "youtube",
+        "youtube.url": f"http://127.0.0.1:{server.server_port}/{{id}}.mp4",
+        "youtube.retries": 0,
+        "youtube.timeout_s": 5.0,
+    }
+    data = workspace(values) / "data" / "activitynet"
+    stages.download.main("activitynet")
+    rows = ledger.read(data / "ledger.parquet")
+    assert {video_id: (row.status, row.reason, row.attempts) for video_id, row in rows.items()} == {
+        "v_busy": ("unavailable", "rate-limited", 1),
+        "v_gone": ("unavailable", "HTTP 404", 1),
+        "v_good": ("ok", None, 1),
+        "v_noise": ("corrupt", "does not open or decode (Invalid data found when processing input)", 1),
+        "v_page": ("unavailable", "no video at this address", 1),
+    }
+    assert [path.name for path in (data / "videos").iterdir()] == ["v_good.mp4"]
+    server.asked.clear()
+    stages.download.main("activitynet")  # what is there is kept, what failed is tried again
+    again = ledger.read(data / "ledger.parquet")
+    assert again["v_good"] == rows["v_good"] and again["v_gone"].attempts == 2
+    assert "/good.mp4" not in server.asked and "/gone.mp4" in server.asked
+
+
+def test_a_host_that_is_not_there_is_a_reason(tmp_path, monkeypatch):
+    row, file = youtube.fetch(
+        "v_x",
+        tmp_path,
+        there=None,
+        known=None,
+        url="http://127.0.0.1:9/{id}",
+        max_height_px=360,
+        retries=0,
+        timeout_s=2,
+    )
+    assert (row.status, row.reason, file) == ("unavailable", "host cannot be reached", None)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("ERROR: [youtube] x: Private video. Sign in if you've been granted access", "private"),
+        ("ERROR: [youtube] x: Video unavailable. This video has been removed by the uploader", "removed"),
+        ("ERROR: [youtube] x: Video unavailable", "unavailable"),
+        (
+            "ERROR: [youtube] x: The uploader has not made this video available in your country",
+            "blocked in this country",
+        ),
+        ("ERROR: [youtube] x: Sign in to confirm your age. This video may be inappropriate", "age-restricted"),
+        ("ERROR: [youtube] x: Sign in to confirm you're not a bot. Use --cookies", "rate-limited"),
+        ("ERROR: [youtube] x: Requested format is not available. Use --list-formats", "no video stream"),
+        ("ERROR: [generic] Unable to download webpage: HTTP Error 403: Forbidden (caused by ...)", "HTTP 403"),
+        ("ERROR: [x] something new; please report this issue on github", "something new"),
+    ],
+)
+def test_a_sites_message_becomes_a_short_reason(message, reason):
+    assert youtube.short_reason(message) == reason
+
+
+@pytest.mark.parametrize("dataset", ["coco", "activitynet"])
+def test_the_built_in_dataset_is_rendered_as_a_folder_would_be_read(dataset, workspace, capsys):
+    counts = {"train": 3, "val": 1, "test": 0 if dataset == "coco" else 1}
+    data = workspace({f"download.{dataset}.videos": counts, "shapes.size_px": 96}) / "data" / dataset
+    stages.download.main(dataset)
+    rows = ledger.read(data / "ledger.parquet")
+    assert len(rows) == sum(counts.values()) and {row.status for row in rows.values()} == {"ok"}
+    segments = annotations.from_table(pq.read_table(data / "segments.parquet"))
+    assert {segment.split for segment in segments} == {split for split, count in counts.items() if count}
+    if dataset == "activitynet":
+        assert {segment.kind for segment in segments} <= {"now", "earlier", "order", "before"}
+        assert (data / "annotations" / "scenes.json").is_file() and (data / "annotations" / "boxes.parquet").is_file()
+    first, files = outs(data), {path: path.stat().st_ino for path in (data / "videos").iterdir()}
+    stages.download.main(dataset)
+    assert outs(data) == first and files == {path: path.stat().st_ino for path in (data / "videos").iterdir()}
+
+
+def test_a_problem_is_one_line_without_a_traceback(workspace, tmp_path):
+    workspace(directory_params(tmp_path, train=None))
+    environment = {**os.environ, "PYTHONPATH": str(Path(stages.download.__file__).parent.parent)}
+    for argument, message in (
+        ("activitynet", f"download activitynet: {tmp_path}/train.json: no such file; download.*.annotations in "),
+        ("imagenet", "usage: python -m stages.download coco|activitynet"),
+    ):
+        command = [sys.executable, "-m", "stages.download", argument]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 1 and done.stderr.startswith(message) and done.stderr.count("\n") == 1

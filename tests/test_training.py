@@ -1,0 +1,275 @@
+"""Captioner and training on a made-up world: a frame's embedding says a colour, and so does its caption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from pipeline.annotations import Segment
+from pipeline.captioner import (
+    CaptionerConfig,
+    build_captioner,
+    caption_batch,
+    generation_options,
+    load_captioner,
+    load_config,
+    save_captioner,
+)
+from pipeline.decoder import save_decoder
+from pipeline.mapper import MapperConfig
+from pipeline.memory import MemoryConfig
+from pipeline.sequences import VideoEmbeddings, collate, make_examples
+from pipeline.training import Optimization, finish, set_trainable, tokenize_captions, train, warmup_then_linear
+
+COLOURS = ("red", "green", "blue")
+BEAM = generation_options(method="beam", beams=2, temperature=1.0, top_p=1.0, max_tokens=6, length_penalty=1.0)
+OPTIMIZATION = Optimization(
+    epochs=4,
+    batch_size=16,
+    learning_rate=3e-3,
+    weight_decay=0.01,
+    warmup_steps=5,
+    patience=10,
+    precision="32-true",
+    devices=1,
+    accelerator="cpu",
+    seed=0,
+)
+
+
+@pytest.fixture
+def tokenizer():
+    words = ["<end>", "a", "then", *COLOURS]  # no padding token, like GPT-2's
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="a"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>")
+
+
+@pytest.fixture
+def decoder():
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=6, n_positions=32, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
+    return GPT2LMHeadModel(config).eval()
+
+
+def world(videos: int = 24) -> tuple[list[Segment], dict[str, VideoEmbeddings]]:
+    """Videos of 4 frames: first one colour, then another; the caption tells both, so the last frame is not enough."""
+    random = np.random.default_rng(0)
+    codes = random.normal(size=(3, 8)).astype(np.float16)
+    segments, embeddings = [], {}
+    for v in range(videos):
+        first, second = random.integers(3), random.integers(3)
+        split = "val" if v % 4 == 0 else "train"
+        segments.append(Segment(f"{v}#0", f"{v}", split, 0.0, 0.8, (f"{COLOURS[first]} then {COLOURS[second]}",), None))
+        embeddings[f"{v}"] = VideoEmbeddings(np.arange(4) / 5, codes[[first, first, second, second]])
+    return segments, embeddings
+
+
+def make(decoder, *, memory: bool = True, pretrained=None):
+    config = CaptionerConfig(
+        mapper=MapperConfig("transformer", 2, 2, 16, 1, 2, embedding_width=8, decoder_width=16),
+        memory=MemoryConfig((1, 2), 4, 64, "joint", "age", "segment", "through") if memory else None,
+        baseline_frame=None if memory else "last",
+    )
+    torch.manual_seed(1)
+    return build_captioner(config, decoder, pretrained)
+
+
+def examples_for(captioner, videos: int = 24):
+    segments, embeddings = world(videos)
+    return make_examples(
+        segments, embeddings, scope=captioner.config.scope, baseline_frame=captioner.config.baseline_frame
+    )
+
+
+def fit(captioner, tokenizer, work, videos: int = 24, **changes):
+    examples = examples_for(captioner, videos)
+    return train(
+        captioner, examples, tokenize_captions(tokenizer, examples, 8), replace(OPTIMIZATION, **changes), work=work
+    )
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def weights(module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> bool:
+    return any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_training_with_a_frozen_decoder_moves_the_mapper_alone(decoder, tokenizer, tmp_path):
+    captioner = make(decoder)
+    decoder_before, mapper_before = weights(captioner.decoder), weights(captioner.mapper)
+    set_trainable(captioner, "frozen", {})
+    outcome = fit(captioner, tokenizer, tmp_path / "work")
+    assert not changed(decoder_before, weights(captioner.decoder))
+    assert changed(mapper_before, weights(captioner.mapper))
+    assert outcome.epochs == 4
+    saved = torch.load(tmp_path / "work/last.ckpt", weights_only=False)["state_dict"]
+    assert not any(".decoder." in name for name in saved)  # hundreds of megabytes that nobody changed
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+def test_a_decoder_that_was_trained_is_saved_and_gives_the_same_captions_back(mode, decoder, tokenizer, tmp_path):
+    save_decoder(tmp_path / "decoder", decoder, tokenizer)
+    captioner = make(decoder)
+    before = weights(decoder)
+    set_trainable(captioner, mode, {"rank": 2, "alpha": 4.0, "dropout": 0.0})
+    fit(captioner, tokenizer, tmp_path / "work")
+    finish(captioner, tokenizer, work=tmp_path / "work", folder=tmp_path / "out", curves=tmp_path / "curves")
+    batch = collate(examples_for(captioner)[:5])
+    wanted = caption_batch(captioner, tokenizer, batch, **BEAM)
+
+    loaded, loaded_tokenizer = load_captioner(tmp_path / "out", tmp_path / "decoder")
+    assert changed(before, weights(loaded.decoder))
+    assert caption_batch(loaded, loaded_tokenizer, batch, **BEAM) == wanted
+    assert not (tmp_path / "work").exists()
+    assert (tmp_path / "curves/plots/metrics/val/loss.tsv").read_text().count("\n") == 1 + 4
+
+
+def test_a_memory_learns_what_one_frame_cannot_tell(decoder, tokenizer, tmp_path):
+    set_trainable(with_memory := make(decoder), "full", {})
+    memory = fit(with_memory, tokenizer, tmp_path / "memory", videos=160, epochs=12, learning_rate=1e-2)
+    torch.manual_seed(0)
+    set_trainable(without := make(GPT2LMHeadModel(decoder.config).eval(), memory=False), "full", {})
+    baseline = fit(without, tokenizer, tmp_path / "baseline", videos=160, epochs=12, learning_rate=1e-2)
+    # Not knowing the first of three colours costs ln 3 nats a caption of four tokens.
+    assert baseline.best_loss > 0.8 * np.log(3) / 4
+    assert memory.best_loss < 0.5 * baseline.best_loss
+
+
+def test_the_best_epochs_weights_are_kept_not_the_last_ones(decoder, tokenizer, tmp_path):
+    set_trainable(captioner := make(decoder), "full", {})
+    # Eighteen training segments learned by heart: validation gets worse long before the epochs are over.
+    outcome = fit(captioner, tokenizer, tmp_path / "work", epochs=100, learning_rate=2e-2, patience=3)
+    best = torch.load(tmp_path / "work/best.ckpt", weights_only=False)
+    assert outcome.epochs == outcome.best_epoch + 1 + 3 < 100  # stopped by patience
+    for name, value in captioner.mapper.state_dict().items():
+        assert torch.equal(value, best["state_dict"][f"captioner.mapper.{name}"])
+
+
+def test_a_run_that_was_killed_ends_with_the_weights_it_would_have_had(tmp_path, decoder, tokenizer):
+    script = (
+        "import sys, torch; sys.path.insert(0, 'tests'); from pathlib import Path; import test_training as t;"
+        "torch.set_num_threads(1);"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer;"
+        "work, decoder, out = map(Path, sys.argv[1:]);"
+        "c = t.make(AutoModelForCausalLM.from_pretrained(decoder).eval());"
+        "t.set_trainable(c, 'frozen', {});"
+        "t.fit(c, AutoTokenizer.from_pretrained(decoder), work);"
+        "t.save_captioner(out, c, None)"
+    )
+    save_decoder(tmp_path / "decoder", decoder, tokenizer)
+
+    def command(work: str, out: str) -> list[str]:
+        return [sys.executable, "-c", script, str(tmp_path / work), str(tmp_path / "decoder"), str(tmp_path / out)]
+
+    environment = {**os.environ, "PYTHONPATH": "."}
+    subprocess.run(command("a", "whole"), check=True, env=environment, capture_output=True)
+    # The killed run dies as it starts its third epoch.
+    killer = script.replace(
+        "t.fit(",
+        "import os, signal; from pipeline.training import CaptionTraining as C;"
+        "C.on_train_epoch_start = lambda s: os.kill(os.getpid(), signal.SIGKILL) if s.current_epoch == 2 else None;"
+        "t.fit(",
+    )
+    killed = command("b", "resumed")
+    killed[2] = killer
+    assert subprocess.run(killed, env=environment, capture_output=True).returncode == -signal.SIGKILL
+    assert (tmp_path / "b/last.ckpt").exists() and not (tmp_path / "resumed").exists()
+    subprocess.run(command("b", "resumed"), check=True, env=environment, capture_output=True)
+
+    weights_file = "mapper.safetensors"
+    assert (tmp_path / "resumed" / weights_file).read_bytes() == (tmp_path / "whole" / weights_file).read_bytes()
+    curve = "live/plots/metrics/train/loss.tsv"
+    assert (tmp_path / "b" / curve).read_text() == (tmp_path / "a" / curve).read_text()
+
+
+def test_finetuning_starts_from_the_pretrained_mapper(decoder):
+    pretrained = make(decoder, memory=False).mapper
+    for value in pretrained.parameters():
+        value.data.normal_()
+    captioner = make(decoder, pretrained=pretrained.state_dict())
+    mapper = weights(captioner.mapper)
+    for name, value in pretrained.state_dict().items():
+        assert torch.equal(mapper[name], value), name
+    assert {name for name in mapper if name not in pretrained.state_dict()} == {
+        f"layers.{layer}.attention.memory.{table}" for layer in (0, 1) for table in ("age_key", "age_value")
+    }
+
+
+def test_pretrained_weights_of_another_mapper_are_refused(decoder):
+    state = make(decoder, memory=False).mapper.state_dict()
+    without_one = {name: value for name, value in state.items() if name != "constants"}
+    with pytest.raises(ValueError, match=r"lacks \['constants'\]"):
+        make(decoder, pretrained=without_one)
+    with pytest.raises(ValueError, match="other sizes; run `dvc repro pretrain`"):
+        make(decoder, pretrained={**state, "constants": torch.zeros(3, 16)})
+
+
+def test_padding_behind_a_caption_changes_nothing(decoder):
+    captioner = make(decoder)
+    prefixes = torch.randn(2, 2, 16)
+    tokens = torch.tensor([[3, 2, 0, 0, 0], [4, 2, 5, 5, 0]])
+    with torch.no_grad():
+        together = captioner.token_log_probs(prefixes, tokens, torch.tensor([3, 5]))
+        alone = captioner.token_log_probs(prefixes[:1], tokens[:1, :3], torch.tensor([3]))
+    torch.testing.assert_close(together[0, :3], alone[0])
+    assert together[0, 3:].tolist() == [0, 0]
+    assert (together[1] < 0).all()
+
+
+def test_the_log_probability_of_a_caption_is_the_decoders_own(decoder, tokenizer):
+    captioner = make(decoder).eval()
+    batch = collate(examples_for(captioner)[:3])
+    captions = caption_batch(captioner, tokenizer, batch, **BEAM)
+    with torch.no_grad():
+        prefix = captioner.prefixes(batch.embeddings, batch.moments, batch.real)[0]
+        words = tokenizer(captions[batch.segments[0].segment_id].caption)["input_ids"]
+        inputs = torch.cat([prefix, decoder.get_input_embeddings()(torch.tensor(words, dtype=torch.int64))])
+        log_probs = decoder(inputs_embeds=inputs[None]).logits[0].log_softmax(-1)
+    wanted = sum(log_probs[1 + i, token] for i, token in enumerate([*words, 0]))
+    assert captions[batch.segments[0].segment_id].log_prob == pytest.approx(float(wanted), abs=1e-4)
+
+
+def test_a_captioner_comes_back_from_its_folder_as_it_was(decoder, tokenizer, tmp_path):
+    captioner = make(decoder)
+    save_captioner(tmp_path / "c", captioner, None)
+    assert load_config(tmp_path / "c") == captioner.config
+    assert json.loads((tmp_path / "c/captioner.json").read_text())["memory"]["k"] == 4
+    assert not (tmp_path / "c/decoder").exists()
+
+
+def test_a_missing_captioner_is_said_with_the_command_that_makes_one(tmp_path):
+    with pytest.raises(ValueError, match="holds no trained captioner; run `dvc repro`"):
+        load_config(tmp_path)
+
+
+def test_training_without_a_split_is_refused(decoder, tokenizer, tmp_path):
+    captioner = make(decoder)
+    examples = [e for e in examples_for(captioner) if e.targets[0].segment.split == "train"]
+    with pytest.raises(ValueError, match="no segment of split 'val' has frames"):
+        train(captioner, examples, {}, OPTIMIZATION, work=tmp_path / "work")
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero():
+    rate = warmup_then_linear(4, 20)
+    assert [rate(0), rate(3), rate(12), rate(20)] == [0.25, 1.0, 0.5, 0.0]
+    assert warmup_then_linear(100, 10)(4) == 1.0  # a short run still reaches its rate
