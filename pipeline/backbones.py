@@ -31,6 +31,7 @@ END = "<|endoftext|>"
 POSITIONS = 128  # of the built-in decoder: prefix and caption together
 HEAD_WIDTH = 32
 WARMUP = 0.1  # of the steps
+ZOOM, SHIFT, LIGHT = 0.08, 0.04, 0.1  # at most: of the size, of the side, of the contrast
 FAMILY = 8  # similar pictures that come into a batch together...
 CANDIDATES = 48  # ...drawn from so many that are the most similar
 
@@ -163,6 +164,8 @@ def train_encoder(
 
             def features(rows: Sequence[int], texts: Sequence[int]) -> tuple[Tensor, Tensor]:
                 images = preprocess.normalised(pixels[list(rows)].to(device))  # [B, 3, S, S]
+                if model.training:
+                    images = _jittered(images, generator)
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     image_features = model.encode_image(images.contiguous(memory_format=torch.channels_last))
                     text_features = model.encode_text(tokens[list(texts)])
@@ -177,10 +180,26 @@ def train_encoder(
                 texts = [number[_one_of(train[row].captions, generator)] for row in rows]
                 return clip_loss(*features(rows, texts), model.logit_scale.clamp(max=np.log(100)).exp())
 
-            final = _optimise(model, loss, steps, learning_rate, name="encoder", unit=f" batch of {batch_size}")
+            final = _optimise(model, loss, steps, learning_rate, name="encoder")
             model.eval()
             top1 = _retrieval(features, held_out, number, first=len(train))
     return TrainedEncoder(config, model, final, top1)
+
+
+def _jittered(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each picture [B, 3, S, S] moved, grown and lit a little differently: so little that its captions stay true."""
+    count = len(images)
+    draws = (2 * torch.rand(count, 4, generator=generator) - 1).to(images.device)  # [B, 4], -1..1
+    grid = torch.zeros(count, 2, 3, device=images.device)
+    grid[:, 0, 0] = grid[:, 1, 1] = 1 + ZOOM * draws[:, 0]
+    grid[:, :, 2] = 2 * SHIFT * draws[:, 1:3]  # a side is 2 long here
+    sampled = F.grid_sample(
+        images,
+        F.affine_grid(grid, list(images.shape), align_corners=False),
+        padding_mode="border",
+        align_corners=False,
+    )
+    return sampled * (1 + LIGHT * draws[:, 3, None, None, None])
 
 
 def _groups(captions: Sequence[Sequence[str]]) -> list[int]:
@@ -332,7 +351,7 @@ def train_decoder(
                 logits = model(tokens[:, :-1], use_cache=False).logits  # [B, L-1, vocabulary]
             return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
 
-        final = _optimise(model, loss, steps, learning_rate, name="decoder", unit=f" batch of {batch_size}")
+        final = _optimise(model, loss, steps, learning_rate, name="decoder")
         model.eval()
         perplexity = _perplexity(
             model, [tokenizer(caption)["input_ids"] for group in held_out for caption in group], end
@@ -389,9 +408,7 @@ def _perplexity(model: Any, captions: Sequence[list[int]], end: int) -> float:
 # Both
 
 
-def _optimise(
-    model: nn.Module, loss: Callable[[], Tensor], steps: int, learning_rate: float, *, name: str, unit: str
-) -> float:
+def _optimise(model: nn.Module, loss: Callable[[], Tensor], steps: int, learning_rate: float, *, name: str) -> float:
     """AdamW, warm-up then cosine. Returns the mean loss of the last tenth."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]  # biases, gains and the temperature do not decay
@@ -404,7 +421,7 @@ def _optimise(
     )
     losses: list[float] = []
     model.train()
-    with tqdm(range(steps), desc=name, unit=unit, mininterval=0.5) as bar:
+    with tqdm(range(steps), desc=name, unit="step", mininterval=0.5) as bar:
         for _ in bar:
             value = loss()
             optimizer.zero_grad()

@@ -35,6 +35,7 @@ def read_pretrained(name: str, *, local_files_only: bool) -> tuple[Any, Any]:
 
 def save_decoder(folder: Path, model: Any, tokenizer: Any) -> None:
     """Write `folder` as `load_decoder` reads it."""
+    logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -84,7 +85,7 @@ class Encoder:
             for offset in range(piece.count):
                 try:
                     pixels[frame] = self.preprocess.pixels(jpegs[frame])
-                except (RuntimeError, OSError) as error:
+                except OSError as error:
                     where = f"{piece.key}, frame {piece.start + offset}"
                     raise ValueError(f"{where}: {len(jpegs[frame])} bytes that are no JPEG ({error})") from error
                 frame += 1
@@ -116,7 +117,7 @@ class Preprocess:
         self._std = torch.tensor(parsed.std).view(3, 1, 1)
 
     def pixels(self, jpeg: bytes) -> Tensor:
-        """uint8 [3, S, S]. RuntimeError or OSError if it cannot be decoded."""
+        """uint8 [3, S, S]. OSError if it cannot be decoded."""
         return self._fast(jpeg) if self._plain else self._pillow(jpeg)
 
     def normalised(self, pixels: Tensor) -> Tensor:
@@ -133,10 +134,14 @@ class Preprocess:
 
     def _fast(self, jpeg: bytes) -> Tensor:
         """As `_pillow` but for one level in a few pixels of ten thousand, in a quarter of the time."""
-        from torchvision.io import ImageReadMode, decode_jpeg
         from torchvision.transforms.functional import center_crop
 
-        picture = decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), mode=ImageReadMode.RGB)
+        coded = np.frombuffer(jpeg, np.uint8)
+        # Pillow does not turn pictures by their EXIF tag either.
+        bgr = cv2.imdecode(coded, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if coded.size else None
+        if bgr is None:
+            raise OSError("OpenCV cannot decode it")
+        picture = torch.from_numpy(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)).permute(2, 0, 1)  # [3, height, width]
         height, width = picture.shape[1:]
         short = min(height, width)
         if short != self.side:

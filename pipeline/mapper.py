@@ -136,6 +136,7 @@ class TransformerMapper(nn.Module):
             for number, layer in enumerate(self.layers[: max(self.memory.layers)], start=1):
                 history = None
                 if number in self.memory.layers:
+                    assert isinstance(layer, Layer)
                     history = histories[number] = layer.store(x)
                 if number < max(self.memory.layers):
                     x = self._blockwise(layer, x, history, moments)

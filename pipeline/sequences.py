@@ -88,19 +88,20 @@ def make_examples(
         if video is None or not len(video.timestamps):
             continue
         targets = []
+        timestamps = video.timestamps.tolist()
         for segment in group:
-            frames = frames_of_segment(segment.start_s, segment.end_s, video.timestamps)
-            targets.append(Target(segment, int(frames[0]), int(frames[-1])))
+            frames = frames_of_segment(segment.start_s, segment.end_s, timestamps)
+            targets.append(Target(segment, frames[0], frames[-1]))
         if scope == "video":
             # In the order of time; a target that ends last decides how far the sequence goes.
             targets.sort(key=lambda target: (target.end, target.start))
             examples.append(Example(video.embeddings[: targets[-1].end + 1], tuple(targets)))
             continue
         for target in targets:
-            frames = video.embeddings[target.start : target.end + 1]
+            seen = video.embeddings[target.start : target.end + 1]
             if scope is None:
-                frames = one_frame(frames, baseline_frame)
-            examples.append(Example(frames, (Target(target.segment, 0, len(frames) - 1),)))
+                seen = one_frame(seen, baseline_frame)
+            examples.append(Example(seen, (Target(target.segment, 0, len(seen) - 1),)))
     return examples
 
 
@@ -128,7 +129,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     real = torch.zeros(len(examples), rows, dtype=torch.bool)
     segments = []
     for b, example in enumerate(examples):
-        embeddings[b, : len(example.embeddings)] = torch.from_numpy(example.embeddings).float()
+        embeddings[b, : len(example.embeddings)] = torch.from_numpy(example.embeddings.astype(np.float32))
         for r, target in enumerate(example.targets):
             end[b, r], start[b, r], real[b, r] = target.end, target.start, True
             segments.append(target.segment)

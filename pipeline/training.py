@@ -18,9 +18,10 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from dvclive.lightning import DVCLiveLogger
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
 
 from pipeline.captioner import Captioner, save_captioner
 from pipeline.decoder import tokenize
@@ -114,6 +115,27 @@ class ExampleData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Any]:
         batches = plan_batches(self.val, self.batch_size, seed=None)
         return DataLoader(Examples(self.val), batch_sampler=batches, collate_fn=collate)
+
+
+class WholeRunBar(Callback):
+    """One bar for all epochs: Lightning's own starts anew each epoch and never says when the run will be over."""
+
+    def __init__(self, name: str, steps: int) -> None:
+        self.name, self.steps = name, steps
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        hidden = not trainer.is_global_zero
+        self.bar = tqdm(total=self.steps, initial=trainer.global_step, desc=self.name, unit="step", disable=hidden)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.bar.update()
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        loss = float(trainer.callback_metrics["val/loss"])
+        self.bar.set_postfix_str(f"epoch {trainer.current_epoch + 1}, validation loss {loss:.3f}")
+
+    def on_train_end(self, *_: Any) -> None:
+        self.bar.close()
 
 
 class CaptionTraining(L.LightningModule):
@@ -212,6 +234,7 @@ def train(
     token_ids: dict[str, list[int]],
     optimization: Optimization,
     *,
+    name: str,
     work: Path,
 ) -> Outcome:
     """Train until the epochs are over or validation stops improving; leaves the best epoch's weights in `captioner`.
@@ -219,6 +242,7 @@ def train(
     Args:
         examples: those of split train are trained on, those of split val choose the epoch.
         token_ids: tokens of every caption, end token included.
+        name: of the progress bar.
         work: the folder of this very run (`unfinished`); a run that was killed goes on from what is there.
 
     Raises ValueError if a split has no examples.
@@ -243,7 +267,8 @@ def train(
         max_epochs=optimization.epochs,
         gradient_clip_val=1.0,
         logger=logger,
-        callbacks=[checkpoints, stopping],
+        callbacks=[checkpoints, stopping, WholeRunBar(name, module.steps)],
+        enable_progress_bar=False,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,

@@ -15,7 +15,7 @@ def run(main: Callable[..., None], *, per_dataset: bool = False) -> None:
     """
     name = Path(sys.argv[0]).stem
     arguments = sys.argv[1:]
-    if arguments and arguments[0] not in DATASETS or len(arguments) != per_dataset:
+    if (arguments and arguments[0] not in DATASETS) or len(arguments) != per_dataset:
         sys.exit(f"usage: python -m stages.{name}" + f" {'|'.join(DATASETS)}" * per_dataset)
     try:
         main(*arguments)

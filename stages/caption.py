@@ -44,16 +44,13 @@ def main() -> None:
     torch.manual_seed(params.seed)
     captions = {}
     batches = plan_batches(examples, options.batch_size, seed=None)
-    with tqdm(total=len(segments), desc="caption", unit="segment") as bar:
+    dtype = choose_dtype(options.precision, device)
+    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+    with autocast, tqdm(total=len(segments), desc="caption", unit="segment") as bar:
         for batch in batches:
-            for segment_id, caption in caption_batch(
-                captioner,
-                tokenizer,
-                collate([examples[i] for i in batch]).to(device),
-                **generation,
-            ).items():
-                captions[segment_id] = caption
-                bar.update()
+            made = caption_batch(captioner, tokenizer, collate([examples[i] for i in batch]).to(device), **generation)
+            captions.update(made)
+            bar.update(len(made))
     write_captions(OUT, segments, captions)
     print(
         f"caption: {len(captions)} of {len(segments)} segments of split {options.split} captioned by {options.method}"

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline.annotations import from_table
-from pipeline.captioner import build_captioner, load_captioner, load_config
+from pipeline.captioner import load_captioner, load_config
 from pipeline.memory import MemoryConfig
 from pipeline.params import load_params
 from pipeline.sequences import make_examples, read_embeddings
@@ -39,18 +39,17 @@ def main() -> None:
     set_trainable(captioner, params.finetune.decoder, params.lora.model_dump())
 
     examples = make_examples(segments, videos, scope=memory.scope if memory else None, baseline_frame=baseline_frame)
+    inputs = [SEGMENTS, EMBEDDINGS, DECODER, PRETRAINED]
+    work = unfinished("finetune", (params.memory, params.lora, params.finetune, params.seed), inputs)
     outcome = train(
         captioner,
         examples,
         tokenize_captions(tokenizer, examples, params.finetune.max_caption_tokens),
         Optimization.of(params.finetune, seed=params.seed, device=params.device),
-        work=unfinished(
-            "finetune",
-            (params.memory, params.lora, params.finetune, params.seed),
-            [SEGMENTS, EMBEDDINGS, DECODER, PRETRAINED],
-        ),
+        name="finetune",
+        work=work,
     )
-    finish(captioner, tokenizer, outcome, folder=OUT, curves=CURVES)
+    finish(captioner, tokenizer, work=work, folder=OUT, curves=CURVES)
     print(closing_line("finetune", outcome, examples))
 
 

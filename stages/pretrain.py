@@ -45,16 +45,17 @@ def main() -> None:
     set_trainable(captioner, params.pretrain.decoder, params.lora.model_dump())
 
     examples = make_examples(segments, videos, scope=None, baseline_frame=config.baseline_frame)
+    inputs = [SEGMENTS, EMBEDDINGS, DECODER]
+    work = unfinished("pretrain", (params.mapper, params.lora, params.pretrain, params.seed), inputs)
     outcome = train(
         captioner,
         examples,
         tokenize_captions(tokenizer, examples, params.pretrain.max_caption_tokens),
         Optimization.of(params.pretrain, seed=params.seed, device=params.device),
-        work=unfinished(
-            "pretrain", (params.mapper, params.lora, params.pretrain, params.seed), [SEGMENTS, EMBEDDINGS, DECODER]
-        ),
+        name="pretrain",
+        work=work,
     )
-    finish(captioner, tokenizer, outcome, folder=OUT, curves=CURVES)
+    finish(captioner, tokenizer, work=work, folder=OUT, curves=CURVES)
     print(closing_line("pretrain", outcome, examples))
 
 

@@ -1,6 +1,7 @@
 """The frame-parallel pass against a slow, obvious one: frame by frame, token by token, in Python loops."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,8 +86,8 @@ def _slow_combine(memory, h, local, far):
 def make_mapper(seed: int, **memory) -> TransformerMapper:
     torch.manual_seed(seed)
     config = MapperConfig("transformer", 3, 2, 8, 2, 1, embedding_width=5, decoder_width=6)
-    defaults = dict(layers=(2, 3), k=3, max_entries=64, gate="joint", time="age", scope="video", gradient="through")
-    mapper = TransformerMapper(config, MemoryConfig(**{**defaults, **memory})).double()
+    usual = MemoryConfig((2, 3), k=3, max_entries=64, gate="joint", time="age", scope="video", gradient="through")
+    mapper = TransformerMapper(config, replace(usual, **memory)).double()
     for parameter in mapper.parameters():  # nothing at its initial zero, so that nothing is tested at zero
         torch.nn.init.normal_(parameter, std=0.5) if parameter.dim() > 1 else parameter.data.add_(
             0.3 * torch.randn(1).item()

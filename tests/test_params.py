@@ -38,7 +38,9 @@ def test_every_params_file_here_is_complete_and_valid(path):
 
 
 def test_a_number_such_as_1e_3_is_a_number():
-    assert load_params(PARAMS).finetune.learning_rate == pytest.approx(float(load_params(PARAMS).finetune.learning_rate))
+    assert load_params(PARAMS).finetune.learning_rate == pytest.approx(
+        float(load_params(PARAMS).finetune.learning_rate)
+    )
     assert isinstance(load_params(PARAMS).pretrain.learning_rate, float)
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,7 +93,12 @@ def examples_for(captioner, videos: int = 24):
 def fit(captioner, tokenizer, work, videos: int = 24, **changes):
     examples = examples_for(captioner, videos)
     return train(
-        captioner, examples, tokenize_captions(tokenizer, examples, 8), replace(OPTIMIZATION, **changes), work=work
+        captioner,
+        examples,
+        tokenize_captions(tokenizer, examples, 8),
+        replace(OPTIMIZATION, **changes),
+        name="test",
+        work=work,
     )
 
 
@@ -266,7 +270,7 @@ def test_training_without_a_split_is_refused(decoder, tokenizer, tmp_path):
     captioner = make(decoder)
     examples = [e for e in examples_for(captioner) if e.targets[0].segment.split == "train"]
     with pytest.raises(ValueError, match="no segment of split 'val' has frames"):
-        train(captioner, examples, {}, OPTIMIZATION, work=tmp_path / "work")
+        train(captioner, examples, {}, OPTIMIZATION, name="test", work=tmp_path / "work")
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero():

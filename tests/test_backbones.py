@@ -1,0 +1,273 @@
+import json
+from dataclasses import replace
+from io import BytesIO
+
+import numpy as np
+import open_clip
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from pipeline import backbones, shards
+from pipeline.backbones import Picture, keep_or_make, train_decoder, train_encoder
+from pipeline.decoder import load_decoder, save_decoder
+from pipeline.encoder import load_encoder
+from pipeline.shards import Made
+from stages import backbones as stage
+
+CPU = torch.device("cpu")
+COLOURS = {"red": (230, 40, 40), "green": (40, 180, 60), "blue": (40, 60, 240), "yellow": (250, 220, 40)}
+PLACES = {"left": 12, "right": 40}
+SMALLEST = "ViT-S-32-alt"  # of open_clip's own models that need nothing else
+SMALL_ENCODER = {
+    "image_px": 32,
+    "embedding_width": 16,
+    "vision_width": 8,
+    "text_width": 32,
+    "steps": 60,
+    "batch_size": 8,
+    "learning_rate": 3e-3,
+    "seed": 0,
+    "device": CPU,
+}
+SMALL_DECODER = {
+    "vocabulary": 300,
+    "width": 32,
+    "layers": 1,
+    "heads": 2,
+    "steps": 40,
+    "batch_size": 4,
+    "learning_rate": 1e-2,
+    "seed": 0,
+    "device": CPU,
+}
+
+
+def picture(colour, place, seed):
+    pixels = np.random.default_rng(seed).integers(30, 60, (64, 64, 3), dtype=np.uint8)
+    pixels[22:42, PLACES[place] - 8 : PLACES[place] + 12] = COLOURS[colour]
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=90)
+    return Picture(file.getvalue(), (f"a {colour} box on the {place}", f"on the {place} is a {colour} box"))
+
+
+def pictures(copies, seed=0):
+    return [picture(c, p, seed + i) for i in range(copies) for c in COLOURS for p in PLACES]
+
+
+def same_files(a, b):
+    return {p.name: p.read_bytes() for p in a.iterdir()} == {p.name: p.read_bytes() for p in b.iterdir()}
+
+
+def test_the_built_in_encoder_learns_and_is_the_same_twice(tmp_path):
+    train, held_out = pictures(6), pictures(2, seed=100)
+    made = [train_encoder(train, held_out, **SMALL_ENCODER) for _ in range(2)]
+    assert made[0].top1 > 0.7
+    for i, one in enumerate(made):
+        backbones.save_encoder(tmp_path / str(i), one.config, one.model)
+    assert same_files(tmp_path / "0", tmp_path / "1")
+
+    encoder = load_encoder(tmp_path / "0", device=CPU, dtype=torch.float32)
+    assert encoder.embed([train[0].jpeg], batch_size=2).shape == (1, SMALL_ENCODER["embedding_width"])
+    assert open_clip.get_tokenizer(f"local-dir:{tmp_path / '0'}")(["a red box"]).shape == (1, 9)
+
+
+def test_another_seed_makes_another_encoder():
+    train, held_out = pictures(2), pictures(1)
+    few = SMALL_ENCODER | {"steps": 2}
+    made = [train_encoder(train, held_out, **few | {"seed": seed}).model.visual.conv1.weight for seed in (0, 1)]
+    assert not torch.equal(*made)
+
+
+def test_pictures_that_share_a_caption_are_one_group():
+    captions = [("a", "b"), ("c",), ("d", "b"), ("e", "c"), ("f",), ("d",)]
+    groups = backbones._groups(captions)
+    assert groups[0] == groups[2] == groups[5]
+    assert groups[1] == groups[3]
+    assert len(set(groups)) == 3
+
+
+def test_no_batch_holds_two_pictures_of_a_group():
+    captions = [one.captions for one in pictures(4)]
+    batches = backbones._hard_batches(captions, 6, torch.Generator().manual_seed(0))
+    seen = set()
+    for _ in range(40):
+        batch = next(batches)
+        assert len({captions[row][0] for row in batch}) == len(batch) == 6
+        seen.update(batch)
+    assert seen == set(range(len(captions)))
+
+
+def test_a_batch_larger_than_the_groups_takes_one_of_each():
+    captions = [one.captions for one in pictures(2)]
+    batch = next(backbones._hard_batches(captions, 100, torch.Generator().manual_seed(0)))
+    assert len({captions[row][0] for row in batch}) == len(batch) == 8
+
+
+def test_the_built_in_decoder_learns_and_is_the_same_twice(tmp_path):
+    train, held_out = [one.captions for one in pictures(6)], [one.captions for one in pictures(1)]
+    made = [train_decoder(train, held_out, **SMALL_DECODER) for _ in range(2)]
+    assert made[0].perplexity < 4
+    for i, one in enumerate(made):
+        save_decoder(tmp_path / str(i), one.model, one.tokenizer)
+    assert same_files(tmp_path / "0", tmp_path / "1")
+
+    model, tokenizer = load_decoder(tmp_path / "0")
+    assert model.config.n_positions == backbones.POSITIONS
+    assert tokenizer.decode(tokenizer("a red box on the left")["input_ids"]).strip() == "a red box on the left"
+    assert tokenizer.decode(tokenizer("naïve 日本")["input_ids"]).strip() == "naïve 日本"  # bytes: nothing is unknown
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    """Random weights of a small model that open_clip knows by name."""
+    torch.manual_seed(0)
+    return open_clip.create_model(SMALLEST)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_checkpoint_file_becomes_an_encoder_offline(tmp_path, checkpoint, suffix):
+    file = tmp_path / f"weights{suffix}"
+    weights = checkpoint.state_dict()
+    torch.save(weights, file) if suffix == ".pt" else save_file(weights, file)
+    backbones.fetch_encoder(tmp_path / "encoder", SMALLEST, str(file))
+    encoder = load_encoder(tmp_path / "encoder", device=CPU, dtype=torch.float32)
+    assert encoder.width == open_clip.get_model_config(SMALLEST)["embed_dim"]
+    assert torch.equal(next(encoder.visual.parameters()), next(checkpoint.visual.parameters()))
+
+
+def test_an_unknown_model_tag_or_file_is_explained(tmp_path):
+    with pytest.raises(ValueError, match=r"encoder.model: open_clip has no 'ViT-B32'; near it: .*ViT-B-32"):
+        backbones.fetch_encoder(tmp_path, "ViT-B32", "openai")
+    with pytest.raises(ValueError, match=r"'opnai' is neither a file nor a tag of ViT-B-32; its tags: .*openai"):
+        backbones.fetch_encoder(tmp_path, "ViT-B-32", "opnai")
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("the code was run",))
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match=rf"{SMALLEST} with .*evil.pt could not be loaded"):
+        backbones.fetch_encoder(tmp_path / "encoder", SMALLEST, str(tmp_path / "evil.pt"))
+
+
+def test_a_folder_becomes_a_decoder_offline(tmp_path):
+    made = train_decoder([("a red box",)], [], **SMALL_DECODER | {"steps": 1})
+    save_decoder(tmp_path / "own", made.model, made.tokenizer)
+    backbones.fetch_decoder(tmp_path / "decoder", str(tmp_path / "own"))
+    model, tokenizer = load_decoder(tmp_path / "decoder")
+    assert torch.equal(model.transformer.wte.weight, made.model.transformer.wte.weight)
+    assert len(tokenizer) == len(made.tokenizer)
+
+
+def test_a_decoder_that_cannot_be_had_is_explained(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"backbones.decoder.name: '.*empty' could not be loaded"):
+        backbones.fetch_decoder(tmp_path / "decoder", str(tmp_path / "empty"))
+
+
+def test_a_folder_is_made_again_only_for_another_request(tmp_path):
+    made = []
+
+    def make(folder):
+        made.append(folder)
+        (folder / "weights").write_text(str(len(made)))
+        return "made"
+
+    folder = tmp_path / "encoder"
+    assert keep_or_make(folder, {"model": "a"}, make) == "made"
+    assert keep_or_make(folder, {"model": "a"}, make) == "kept"
+    assert (folder / "weights").read_text() == "1"
+    assert keep_or_make(folder, {"model": "b"}, make) == "made"
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
+
+
+def test_a_failed_make_leaves_the_old_folder(tmp_path):
+    def fail(folder):
+        (folder / "half").touch()
+        raise ValueError("no network")
+
+    folder = tmp_path / "encoder"
+    keep_or_make(folder, {"model": "a"}, lambda made: (made / "weights").touch() or "made")
+    with pytest.raises(ValueError, match="no network"):
+        keep_or_make(folder, {"model": "b"}, fail)
+    assert (folder / "weights").exists()
+    assert keep_or_make(folder, {"model": "a"}, fail) == "kept"
+
+
+@pytest.fixture
+def here(workspace):
+    tiny = {"image_px": 32, "embedding_width": 16, "vision_width": 8, "text_width": 32, "encoder_steps": 2}
+    tiny |= {"vocabulary": 300, "decoder_width": 16, "decoder_layers": 1, "decoder_heads": 2, "decoder_steps": 2}
+    folder = workspace({f"backbones.builtin.{key}": value for key, value in tiny.items()} | {"device": "cpu"})
+    train, val = pictures(3), pictures(1, seed=50)
+    write_data(folder / "data/coco", {"train": train, "val": val}, with_frames=True)
+    write_data(folder / "data/activitynet", {"train": train[:5]}, with_frames=False)
+    return folder
+
+
+def write_data(folder, splits, *, with_frames):
+    rows, jpegs = [], {}
+    for split, members in splits.items():
+        for i, one in enumerate(members):
+            rows.append({"video_id": f"{split}{i}", "split": split, "captions": list(one.captions)})
+            jpegs[f"{split}{i}"] = one.jpeg
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "segments.parquet")
+    if with_frames:
+        schema = pa.schema([("video_id", pa.string()), ("jpeg", pa.binary())])
+
+        def compute(video_ids):
+            for video_id in video_ids:
+                yield Made(video_id, pa.table({"video_id": [video_id], "jpeg": [jpegs[video_id]]}, schema=schema))
+
+        fingerprints = dict.fromkeys(jpegs, "")
+        shards.update(folder / "frames", schema=schema, shards=2, fingerprints=fingerprints, compute=compute)
+
+
+def test_the_stage_makes_both_and_then_keeps_both(here, capsys):
+    stage.main()
+    out = capsys.readouterr().out
+    assert "encoder trained on 24 pictures, loss" in out
+    assert "decoder trained on 58 captions, loss" in out
+    assert "on 16 held-out ones" in out
+    stage.main()
+    assert capsys.readouterr().out == "backbones: encoder kept; decoder kept\n"
+
+
+def test_new_video_captions_train_the_decoder_alone(here, capsys):
+    stage.main()
+    extra = replace(pictures(1)[0], captions=("a red box comes back",))
+    write_data(here / "data/activitynet", {"train": [extra]}, with_frames=False)
+    capsys.readouterr()
+    stage.main()
+    assert capsys.readouterr().out.startswith("backbones: encoder kept; decoder trained on 49 captions")
+
+
+def test_a_fetched_pair_is_kept_when_the_data_changes(here, monkeypatch, capsys):
+    chosen = {"encoder": {"source": "open_clip", "model": "m", "pretrained": "t"}}
+    chosen["decoder"] = {"source": "huggingface", "name": "n"}
+    params = stage.load_params()
+    builtin = params.backbones.builtin.model_dump()
+    fetched = params.model_copy(update={"backbones": type(params.backbones)(**chosen, builtin=builtin)})
+    monkeypatch.setattr(stage, "load_params", lambda: fetched)
+    calls = []
+    monkeypatch.setattr(backbones, "fetch_encoder", lambda folder, *asked: calls.append(asked))
+    monkeypatch.setattr(backbones, "fetch_decoder", lambda folder, *asked: calls.append(asked))
+    stage.main()
+    assert capsys.readouterr().out == "backbones: encoder m t fetched; decoder n fetched\n"
+    write_data(here / "data/coco", {"train": pictures(1)}, with_frames=False)
+    stage.main()
+    assert calls == [("m", "t"), ("n",)]
+    assert json.loads((stage.ENCODER / backbones.REQUEST_FILE).read_text())["settings"] == chosen["encoder"]
+
+
+def test_no_training_pictures_are_explained(here):
+    write_data(here / "data/coco", {"val": pictures(1)}, with_frames=False)
+    with pytest.raises(ValueError, match="data/coco has no training pictures with captions"):
+        stage.main()
