@@ -1,0 +1,152 @@
+"""The whole pipeline through the real dvc command, at a tiny size."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+
+TINY = {
+    "download.coco.videos": {"train": 40, "val": 8, "test": 0},
+    "download.activitynet.videos": {"train": 6, "val": 2, "test": 2},
+    "frames.fps": 2,
+    "frames.shards": 2,
+    "backbones.builtin.encoder_steps": 4,
+    "backbones.builtin.encoder_batch": 16,
+    "backbones.builtin.decoder_steps": 4,
+    "pretrain.epochs": 1,
+    "finetune.epochs": 1,
+    "caption.max_tokens": 8,
+}
+STAGES = [
+    "download@coco",
+    "download@activitynet",
+    "frames@coco",
+    "frames@activitynet",
+    "backbones",
+    "embed@coco",
+    "embed@activitynet",
+    "pretrain",
+    "finetune",
+    "caption",
+    "evaluate",
+]
+
+
+class Project:
+    """A clone of this repository with a params file of its own, committed."""
+
+    def __init__(self, folder: Path, values: dict) -> None:
+        self.folder = folder
+        files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True)
+        for name in files.stdout.splitlines():
+            if Path(name).is_file() and name != "dvc.lock":
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(name, folder / name)
+        yaml = YAML()
+        params = yaml.load((folder / "params.yaml").read_text())
+        for key, value in values.items():
+            *sections, last = key.split(".")
+            inner = params
+            for section in sections:
+                inner = inner[section]
+            inner[last] = value
+        yaml.dump(params, folder / "params.yaml")
+        self.git("init", "-q", "-b", "main")
+        self.commit()
+
+    def git(self, *arguments: str) -> None:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        subprocess.run(["git", *identity, *arguments], cwd=self.folder, check=True, capture_output=True)
+
+    def commit(self) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-qm", "state", "--allow-empty")
+
+    def dvc(self, *arguments: str) -> str:
+        """Standard output; fails with everything that was printed."""
+        names = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **names, "PATH": path},
+        )
+        assert done.returncode == 0, f"dvc {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def metrics(self) -> dict[str, float]:
+        return json.loads((self.folder / "metrics/captions.json").read_text())
+
+
+def ran(output: str) -> list[str]:
+    return re.findall(r"^Running stage '(.*)':", output, flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    project = Project(tmp_path_factory.mktemp("project"), TINY)
+    assert sorted(ran(project.dvc("repro"))) == sorted(STAGES)
+    project.commit()
+    return project
+
+
+def test_a_repro_ends_with_captions_and_scores_of_every_test_segment(project):
+    captions = pd.read_parquet(project.folder / "data/captions.parquet")
+    segments = pd.read_parquet(project.folder / "data/activitynet/segments.parquet")
+    assert set(captions.segment_id) == set(segments[segments.split == "test"].segment_id)
+    assert (captions.log_prob < 0).all()
+    metrics = project.metrics()
+    assert metrics["segments"] == metrics["segments.asked"] == len(captions)
+    assert {"BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr", "facts"} <= metrics.keys()
+    kinds = captions.merge(segments, on="segment_id").kind
+    assert all(f"CIDEr.{kind}" in metrics for kind in kinds)
+
+
+def test_the_finetuned_mapper_comes_from_the_pretrained_one(project):
+    from safetensors.torch import load_file
+
+    pretrained = load_file(project.folder / "models/pretrained/mapper.safetensors")
+    finetuned = load_file(project.folder / "models/finetuned/mapper.safetensors")
+    # One epoch of few steps moves weights a little; weights drawn anew would not be near at all.
+    for name in ("project.weight", "layers.0.feed_forward.0.weight"):
+        moved = (finetuned[name] - pretrained[name]).norm() / pretrained[name].norm()
+        assert 0 < moved < 0.2
+
+
+def test_a_second_repro_has_nothing_to_do(project):
+    assert "Data and pipelines are up to date." in project.dvc("repro")
+
+
+def test_experiments_rerun_what_they_change_and_can_be_compared(project):
+    for name, change, again in (
+        ("memory", "memory.k=3", ["finetune", "caption", "evaluate"]),
+        ("baseline", "memory.enabled=false", ["finetune", "caption", "evaluate"]),
+        ("sampled", "caption.method=sample", ["caption", "evaluate"]),
+    ):
+        assert ran(project.dvc("exp", "run", "-n", name, "-S", change)) == again
+    diff = project.dvc("metrics", "diff", "baseline", "memory")
+    assert re.search(r"metrics/captions\.json +CIDEr\.now ", diff.replace("\\", "/"))
+
+
+def test_plots_of_the_losses_can_be_shown(project):
+    project.dvc("plots", "show", "-o", "plots")
+    page = (project.folder / "plots/index.html").read_text()
+    for curve in ("train/loss", "val/loss"):
+        assert curve in page
+
+
+def test_two_clean_runs_give_the_same_lock_file(project, tmp_path):
+    # The first stages up to the backbones, and the training after them, from nothing, at another place.
+    other = Project(tmp_path / "other", TINY)
+    other.dvc("repro")
+    project.git("checkout", "-q", "-f", "main")
+    assert (other.folder / "dvc.lock").read_bytes() == (project.folder / "dvc.lock").read_bytes()
