@@ -91,20 +91,29 @@ def test_pictures_that_share_a_caption_are_one_group():
 
 
 def test_no_batch_holds_two_pictures_of_a_group():
-    captions = [one.captions for one in pictures(4)]
-    batches = backbones._hard_batches(captions, 6, torch.Generator().manual_seed(0))
+    groups = [0, 1, 0, 2, 3, 1, 4, 0]
+    batches = backbones._distinct_batches(groups, 3, torch.Generator().manual_seed(0))
     seen = set()
     for _ in range(40):
         batch = next(batches)
-        assert len({captions[row][0] for row in batch}) == len(batch) == 6
+        assert len({groups[row] for row in batch}) == len(batch) == 3
         seen.update(batch)
-    assert seen == set(range(len(captions)))
+    assert seen == set(range(len(groups)))
 
 
 def test_a_batch_larger_than_the_groups_takes_one_of_each():
-    captions = [one.captions for one in pictures(2)]
-    batch = next(backbones._hard_batches(captions, 100, torch.Generator().manual_seed(0)))
-    assert len({captions[row][0] for row in batch}) == len(batch) == 8
+    batch = next(backbones._distinct_batches([0, 1, 0], 100, torch.Generator().manual_seed(0)))
+    assert sorted([0, 1, 0][row] for row in batch) == [0, 1]
+
+
+def test_words_are_interchangeable_between_pictures_and_not_within_one():
+    captions = [("a red star", "one red star"), ("a red ring",), ("a blue ring", "a small blue ring"), ("nothing",)]
+    others = backbones._interchangeable(captions)
+    assert others == {"star": ["ring"], "ring": ["star"], "red": ["blue"], "blue": ["red"]}
+    generator = torch.Generator().manual_seed(0)
+    swapped = {backbones._swapped("a red star", others, generator) for _ in range(30)}
+    assert swapped == {"a blue star", "a red ring"}
+    assert backbones._swapped("nothing", others, generator) is None
 
 
 def test_the_built_in_decoder_learns_and_is_the_same_twice(tmp_path):
