@@ -1,7 +1,7 @@
 """The kNN memory: attention to the k nearest keys of earlier frames (Memorizing Transformers, Wu et al. 2022).
 
 B sequences of a batch   T frames   Q query frames   N tokens per frame   H heads   d width of a head
-K neighbours             A rows of the age table
+K neighbours, up to 2k   A rows of the age table
 
 Keys and values of frames are stored [B, H, T, N, d]. Queries and keys come L2-normalised, so an inner product is
 a cosine; a learned scale per head turns it into a logit.
@@ -58,15 +58,15 @@ def _age_edges(device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def nearest(queries: Tensor, keys: Tensor, query_frame: Tensor, *, k: int, window: int) -> tuple[Tensor, Tensor]:
-    """The k keys with the largest inner product among those of earlier frames.
+def nearest(queries: Tensor, keys: Tensor, first: Tensor, stop: Tensor, *, k: int) -> tuple[Tensor, Tensor]:
+    """The k keys with the largest inner product among those of some frames.
 
     Args:
         queries: [B, H, Q, N, d].
         keys: [B, H, T, N, d].
-        query_frame: [B, Q]; frame t may be retrieved for a query of frame q if q - window <= t < q.
+        first: [B, Q]; a query may retrieve from frames first <= t < stop.
+        stop: [B, Q].
         k: neighbours wanted, >= 1.
-        window: most recent frames that the memory still holds, >= 1.
 
     Returns:
         index [B, H, Q, N, K] into the T*N keys and found [B, H, Q, N, K] bool, False where fewer keys than K
@@ -76,8 +76,8 @@ def nearest(queries: Tensor, keys: Tensor, query_frame: Tensor, *, k: int, windo
     frames = keys.shape[2]
     flat = keys.reshape(batch, heads, frames * tokens, width)
     scores = queries.flatten(2, 3) @ flat.transpose(-1, -2)  # [B, H, Q*N, T*N]
-    age = query_frame[:, :, None] - torch.arange(frames, device=keys.device)  # [B, Q, T]
-    hidden = (age < 1) | (age > window)
+    frame = torch.arange(frames, device=keys.device)
+    hidden = (frame < first[:, :, None]) | (frame >= stop[:, :, None])  # [B, Q, T]
     hidden = hidden.repeat_interleave(tokens, dim=1).repeat_interleave(tokens, dim=2)  # [B, Q*N, T*N]
     scores.masked_fill_(hidden[:, None], -torch.inf)
     best, index = scores.topk(min(k, frames * tokens), dim=-1)
@@ -121,13 +121,7 @@ class MemoryAttention(nn.Module):
             [B, H, Q, N, d].
         """
         batch, heads, frames, tokens, width = history.keys.shape
-        index, found = nearest(
-            queries.float(),
-            history.keys.float(),
-            moments.frame,
-            k=self.config.k,
-            window=self.config.max_entries // tokens,
-        )
+        index, found = self._retrieve(queries, history.keys, moments)
         # One flat table and F.embedding: on CPU its backward is faster than gather's and index_select's.
         rows = index + (torch.arange(batch * heads, device=index.device) * frames * tokens).view(batch, heads, 1, 1, 1)
         keys = F.embedding(rows, history.keys.reshape(-1, width))  # [B, H, Q, N, K, d]
@@ -152,6 +146,21 @@ class MemoryAttention(nn.Module):
             by_age = torch.zeros_like(by_age).scatter_add(-1, row, memory_weights.to(by_age.dtype))
             out = out + torch.einsum("bhqna,had->bhqnd", by_age, self.age_value)
         return out
+
+    def _retrieve(self, queries: Tensor, keys: Tensor, moments: Moments) -> tuple[Tensor, Tensor]:
+        """The k nearest of the segment and, where the memory is older than the segment, the k nearest from before it.
+
+        Each part has its own k: frames that look like now are plentiful in a long video, and k of them from other
+        segments would leave no room for what happened in this one.
+        """
+        oldest = (moments.frame - self.config.max_entries // keys.shape[3]).clamp(min=0)
+        within = nearest(
+            queries.float(), keys.float(), oldest.maximum(moments.segment_start), moments.frame, k=self.config.k
+        )
+        if not moments.segment_start.any():
+            return within
+        before = nearest(queries.float(), keys.float(), oldest, moments.segment_start, k=self.config.k)
+        return torch.cat([within[0], before[0]], dim=-1), torch.cat([within[1], before[1]], dim=-1)
 
     def _age_row(self, frame: Tensor, moments: Moments) -> Tensor:
         now = moments.frame[:, None, :, None, None]  # [B, 1, Q, 1, 1]

@@ -7,6 +7,8 @@ What is already there as asked for is kept, so that what was fetched once never 
 
 import hashlib
 import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,10 @@ SEGMENTS = {dataset: Path(f"data/{dataset}/segments.parquet") for dataset in ("c
 
 def main() -> None:
     params = load_params()
-    print(f"backbones: encoder {make_encoder(params)}; decoder {make_decoder(params)}")
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as beside:  # each trains on one core
+        decoder = beside.submit(make_decoder, params)
+        encoder = make_encoder(params)
+        print(f"backbones: encoder {encoder}; decoder {decoder.result()}")
 
 
 def make_encoder(params: Params) -> str:

@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from io import BytesIO
 
@@ -239,44 +238,46 @@ def write_data(folder, splits, *, with_frames):
         shards.update(folder / "frames", schema=schema, shards=2, fingerprints=fingerprints, compute=compute)
 
 
-def test_the_stage_makes_both_and_then_keeps_both(here, capsys):
+def made(params):
+    return stage.make_encoder(params), stage.make_decoder(params)
+
+
+def test_the_stage_makes_both_and_then_keeps_both(here, capfd):
     stage.main()
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert "encoder trained on 24 pictures, loss" in out
     assert "decoder trained on 58 captions, loss" in out
     assert "on 16 held-out ones" in out
-    stage.main()
-    assert capsys.readouterr().out == "backbones: encoder kept; decoder kept\n"
+    assert made(stage.load_params()) == ("kept", "kept")
 
 
-def test_new_video_captions_train_the_decoder_alone(here, capsys):
-    stage.main()
+def test_new_video_captions_train_the_decoder_alone(here):
+    made(stage.load_params())
     extra = replace(pictures(1)[0], captions=("a red box comes back",))
     write_data(here / "data/activitynet", {"train": [extra]}, with_frames=False)
-    capsys.readouterr()
-    stage.main()
-    assert capsys.readouterr().out.startswith("backbones: encoder kept; decoder trained on 49 captions")
+    encoder, decoder = made(stage.load_params())
+    assert encoder == "kept"
+    assert decoder.startswith("trained on 49 captions")
 
 
-def test_a_fetched_pair_is_kept_when_the_data_changes(here, monkeypatch, capsys):
-    chosen = {"encoder": {"source": "open_clip", "model": "m", "pretrained": "t"}}
-    chosen["decoder"] = {"source": "huggingface", "name": "n"}
+def test_a_fetched_pair_is_kept_when_the_data_changes(here, checkpoint):
+    save_file(checkpoint.state_dict(), "weights.safetensors")
+    own = train_decoder([("a red box",)], [], **SMALL_DECODER | {"steps": 1})
+    save_decoder(here / "own", own.model, own.tokenizer)
+    builtin = stage.load_params().backbones.builtin.model_dump()
+    encoder = {"source": "open_clip", "model": SMALLEST, "pretrained": "weights.safetensors"}
+    decoder = {"source": "huggingface", "name": "own"}
     params = stage.load_params()
-    builtin = params.backbones.builtin.model_dump()
-    fetched = params.model_copy(update={"backbones": type(params.backbones)(**chosen, builtin=builtin)})
-    monkeypatch.setattr(stage, "load_params", lambda: fetched)
-    calls = []
-    monkeypatch.setattr(backbones, "fetch_encoder", lambda folder, *asked: calls.append(asked))
-    monkeypatch.setattr(backbones, "fetch_decoder", lambda folder, *asked: calls.append(asked))
-    stage.main()
-    assert capsys.readouterr().out == "backbones: encoder m t fetched; decoder n fetched\n"
+    section = type(params.backbones)(encoder=encoder, decoder=decoder, builtin=builtin)
+    params = params.model_copy(update={"backbones": section})
+    assert made(params) == (f"{SMALLEST} weights.safetensors fetched", "own fetched")
     write_data(here / "data/coco", {"train": pictures(1)}, with_frames=False)
-    stage.main()
-    assert calls == [("m", "t"), ("n",)]
-    assert json.loads((stage.ENCODER / backbones.REQUEST_FILE).read_text())["settings"] == chosen["encoder"]
+    assert made(params) == ("kept", "kept")
+    save_file(checkpoint.state_dict() | {"logit_scale": torch.tensor(3.0)}, "weights.safetensors")
+    assert made(params) == (f"{SMALLEST} weights.safetensors fetched", "kept")
 
 
 def test_no_training_pictures_are_explained(here):
     write_data(here / "data/coco", {"val": pictures(1)}, with_frames=False)
     with pytest.raises(ValueError, match="data/coco has no training pictures with captions"):
-        stage.main()
+        stage.make_encoder(stage.load_params())

@@ -44,7 +44,9 @@ class Project:
 
     def __init__(self, folder: Path, values: dict) -> None:
         self.folder = folder
-        files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True)
+        files = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True
+        )
         for name in files.stdout.splitlines():
             if Path(name).is_file() and name != "dvc.lock":
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
