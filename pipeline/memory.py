@@ -97,8 +97,9 @@ class MemoryAttention(nn.Module):
             # Two tables in one: frames of the segment being captioned, then frames from before it. A memory that
             # outlives a segment must know which is which: "turns blue" is about now, "comes back" is not.
             rows = 2 * AGE_BUCKETS
-            self.age_key = nn.Parameter(torch.randn(heads, rows, head_width) * 0.02)
-            self.age_value = nn.Parameter(torch.randn(heads, rows, head_width) * 0.02)
+            # As long as a unit key: the heads start out with tastes in time, some for the recent, some for the old.
+            self.age_key = nn.Parameter(torch.randn(heads, rows, head_width) * head_width**-0.5)
+            self.age_value = nn.Parameter(torch.randn(heads, rows, head_width) * head_width**-0.5)
 
     def forward(
         self,
