@@ -136,7 +136,7 @@ def test_experiments_rerun_what_they_change_and_can_be_compared(project):
     ):
         assert ran(project.dvc("exp", "run", "-n", name, "-S", change)) == again
     diff = project.dvc("metrics", "diff", "baseline", "memory")
-    assert re.search(r"metrics/captions\.json +CIDEr\.now ", diff.replace("\\", "/"))
+    assert re.search(r"metrics.captions\.json +BLEU-1 +\d", diff)
 
 
 def test_plots_of_the_losses_can_be_shown(project):
