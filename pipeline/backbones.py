@@ -8,12 +8,13 @@ B batch   S side of a picture   E embedding width   L tokens
 
 import json
 import pickle
+import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import groupby, permutations
+from itertools import combinations, groupby, permutations
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +39,8 @@ WARMUP = 0.1  # of the steps
 ZOOM, SHIFT, LIGHT = 0.08, 0.04, 0.1  # at most: of the size, of the side, of the contrast
 TEXT_LAYERS = 2
 SWAPS = 3  # captions with a word exchanged, per picture and step
+HARDNESS_DECAY = 0.9  # how slowly a swap's hardness follows what is seen of it
+UNKNOWN_HARDNESS, LEAST_HARDNESS = 0.5, 0.01
 
 T = TypeVar("T")
 
@@ -176,7 +179,7 @@ def train_encoder(
         open_clip.model.set_model_preprocess_cfg(model, vars(PreprocessCfg(**preprocess_config)))
         generator = torch.Generator().manual_seed(seed)
         batches = _distinct_batches(_groups([picture.captions for picture in train]), batch_size, generator)
-        others = _interchangeable([picture.captions for picture in train])
+        swaps = _HardSwaps(_interchangeable([picture.captions for picture in train]), seed)
         clip_loss = open_clip.ClipLoss()
 
         def image_features(rows: Sequence[int]) -> Tensor:
@@ -198,9 +201,11 @@ def train_encoder(
             def loss() -> Tensor:
                 rows = next(batches)
                 right = [_one_of(train[row].captions, generator) for row in rows]
-                wrong = [_swapped(caption, others, generator) for caption in right for _ in range(SWAPS)]
+                wrong = [swaps.draw(caption) for caption in right for _ in range(SWAPS)]
                 images = image_features(rows)
-                texts = text_features([*right, *(caption or "" for caption in wrong)])  # [B * (1 + SWAPS), E]
+                texts = text_features(
+                    [*right, *(swap.caption if swap else "" for swap in wrong)]
+                )  # [B * (1 + SWAPS), E]
                 scale = model.logit_scale.clamp(max=np.log(100)).exp()
                 contrast = clip_loss(images, texts[: len(rows)], scale)
                 # Among strangers a colour and a place tell pictures apart, and a CLIP learns no more than it has
@@ -208,8 +213,9 @@ def train_encoder(
                 beside = texts[len(rows) :].view(len(rows), SWAPS, -1)  # [B, SWAPS, E]
                 choices = torch.cat([texts[: len(rows), None], beside], dim=1)  # [B, 1 + SWAPS, E]
                 logits = scale * (choices @ images[:, :, None])[..., 0]  # [B, 1 + SWAPS]
-                none = torch.tensor([caption is None for caption in wrong], device=device).view(-1, SWAPS)
+                none = torch.tensor([swap is None for swap in wrong], device=device).view(-1, SWAPS)
                 logits = torch.cat([logits[:, :1], logits[:, 1:].masked_fill(none, -torch.inf)], dim=1)
+                swaps.learn(wrong, (logits[:, 1:] - logits[:, :1]).detach().sigmoid().flatten().tolist())
                 return contrast + F.cross_entropy(logits, torch.zeros(len(rows), dtype=torch.int64, device=device))
 
             final = _optimise(model, loss, steps, learning_rate, name="encoder")
@@ -286,15 +292,47 @@ def _interchangeable(captions: Iterable[Sequence[str]]) -> dict[str, list[str]]:
     return {word: [other for _, other in of_one] for word, of_one in groupby(sorted(pairs), key=itemgetter(0))}
 
 
-def _swapped(caption: str, others: Mapping[str, Sequence[str]], generator: torch.Generator) -> str | None:
-    """The caption with one word exchanged, or None where none can be."""
-    words = caption.split()
-    places = [i for i, word in enumerate(words) if word in others]
-    if not places:
-        return None
-    place = _one_of(places, generator)
-    words[place] = _one_of(others[words[place]], generator)
-    return " ".join(words)
+@dataclass(frozen=True)
+class _Swap:
+    caption: str
+    kind: tuple[str, ...]  # what is exchanged for what
+
+
+class _HardSwaps:
+    """Captions with one word exchanged, or two in each other's place: the more often the harder they were to notice.
+
+    A colour is told from another within a few steps; a circle from a square takes most of the training, and gets it.
+    """
+
+    def __init__(self, others: Mapping[str, Sequence[str]], seed: int) -> None:
+        self._others = others
+        self._hardness: dict[tuple[str, ...], float] = {}
+        self._random = random.Random(seed)
+
+    def draw(self, caption: str) -> _Swap | None:
+        """A swap, or None where nothing can be exchanged."""
+        words = caption.split()
+        choices = [(i, other) for i, word in enumerate(words) for other in self._others.get(word, ())]
+        pairs = [(i, j) for i, j in combinations(range(len(words)), 2) if words[j] in self._others.get(words[i], ())]
+        kinds = [(words[i], other) for i, other in choices] + [(words[i], words[j], "both") for i, j in pairs]
+        if not kinds:
+            return None
+        weights = [self._hardness.get(kind, UNKNOWN_HARDNESS) for kind in kinds]
+        drawn = self._random.choices(range(len(kinds)), weights)[0]
+        if drawn < len(choices):
+            i, other = choices[drawn]
+            words[i] = other
+        else:
+            i, j = pairs[drawn - len(choices)]
+            words[i], words[j] = words[j], words[i]
+        return _Swap(" ".join(words), kinds[drawn])
+
+    def learn(self, swaps: Sequence[_Swap | None], mistaken: Sequence[float]) -> None:
+        """Take note of how far (0 to 1) the model took each of the swaps for the true caption."""
+        for swap, share in zip(swaps, mistaken, strict=True):
+            if swap:
+                before = self._hardness.get(swap.kind, UNKNOWN_HARDNESS)
+                self._hardness[swap.kind] = max(HARDNESS_DECAY * before + (1 - HARDNESS_DECAY) * share, LEAST_HARDNESS)
 
 
 @contextmanager

@@ -132,7 +132,7 @@ class MapperParams(Section):
 
 class LoraParams(Section):
     rank: Positive
-    alpha: PositiveFloat
+    alpha: Positive
     dropout: Fraction
 
 
@@ -142,6 +142,8 @@ class TrainingParams(Section):
     decoder: DecoderMode
     epochs: Positive
     batch_size: Positive
+    captions_drawn: Positive | None
+    optimizer: Literal["adamw", "muon"]
     learning_rate: PositiveFloat
     weight_decay: Annotated[float, Field(ge=0)]
     warmup_steps: Count

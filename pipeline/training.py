@@ -8,6 +8,7 @@ is killed goes on from its last whole epoch and ends with the weights it would h
 import hashlib
 import logging
 import math
+import random
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,14 +20,16 @@ import lightning.pytorch as L
 import torch
 from dvclive.lightning import DVCLiveLogger
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
+from pipeline.annotations import Segment
 from pipeline.captioner import Captioner, save_captioner
 from pipeline.decoder import tokenize
 from pipeline.device import choose_device, choose_dtype
-from pipeline.params import TrainingParams
+from pipeline.imports import code_fingerprint
+from pipeline.params import LoraParams, TrainingParams
 from pipeline.sequences import Batch, Example, collate, pad_tokens, plan_batches
 
 
@@ -36,6 +39,8 @@ class Optimization:
 
     epochs: int
     batch_size: int  # segments
+    captions_drawn: int | None  # captions per segment and epoch; None: all
+    optimizer: str  # adamw | muon
     learning_rate: float
     weight_decay: float
     warmup_steps: int
@@ -70,22 +75,18 @@ class EpochBatches(Sampler[list[int]]):
     def __init__(self, examples: Sequence[Example], batch_size: int, seed: int, rank: int, world: int) -> None:
         self.examples, self.batch_size, self.seed = examples, batch_size, seed
         self.rank, self.world = rank, world
-        self.epoch = 0
+        self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:  # Lightning calls it
-        self.epoch = epoch
-
-    def _batches(self) -> list[list[int]]:
-        batches = plan_batches(self.examples, self.batch_size, seed=(self.seed, self.epoch))
-        # Every process must take as many steps as the others: whoever comes short takes one from the front.
-        share = math.ceil(len(batches) / self.world)
-        return [batches[(self.rank + step * self.world) % len(batches)] for step in range(share)]
+        self.batches = plan_batches(self.examples, self.batch_size, seed=(self.seed, epoch))
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._batches())
+        # Every process must take as many steps as the others: whoever comes short takes one from the front.
+        for step in range(len(self)):
+            yield self.batches[(self.rank + step * self.world) % len(self.batches)]
 
     def __len__(self) -> int:
-        return len(self._batches())
+        return math.ceil(len(self.batches) / self.world)
 
 
 class Examples(Dataset[Example]):
@@ -139,7 +140,7 @@ class WholeRunBar(Callback):
 
 
 class CaptionTraining(L.LightningModule):
-    """Mean negative log-likelihood per caption token, all captions of a segment from one prefix."""
+    """Mean negative log-likelihood per caption token, the captions of a segment from one prefix."""
 
     def __init__(
         self, captioner: Captioner, token_ids: dict[str, list[int]], optimization: Optimization, steps: int
@@ -154,19 +155,28 @@ class CaptionTraining(L.LightningModule):
         return batch.to(device)
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        total, tokens = self._loss(batch)
+        total, tokens = self._loss(batch, [self._drawn(segment) for segment in batch.segments])
         loss = total / tokens
-        self.log("train/loss", loss, on_epoch=True, on_step=False, prog_bar=True, batch_size=tokens, sync_dist=True)
+        self.log("train/loss", loss, on_epoch=True, on_step=False, batch_size=tokens, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        total, tokens = self._loss(batch)
+        total, tokens = self._loss(batch, [segment.captions for segment in batch.segments])
         # Weighted by tokens, so that the epoch's figure does not depend on how batches were cut.
-        self.log("val/loss", total / tokens, prog_bar=True, batch_size=tokens, sync_dist=True)
+        self.log("val/loss", total / tokens, batch_size=tokens, sync_dist=True)
 
-    def _loss(self, batch: Batch) -> tuple[Tensor, int]:
-        captions = [self.token_ids[caption] for segment in batch.segments for caption in segment.captions]
-        counts = torch.tensor([len(segment.captions) for segment in batch.segments], device=self.device)
+    def _drawn(self, segment: Segment) -> Sequence[str]:
+        """This epoch's captions of a segment: a function of (seed, epoch, segment), so that a run can go on."""
+        count = self.optimization.captions_drawn
+        if count is None or count >= len(segment.captions):
+            return segment.captions
+        draw = random.Random(f"{self.optimization.seed} {self.current_epoch} {segment.segment_id}")
+        return draw.sample(segment.captions, count)
+
+    def _loss(self, batch: Batch, chosen: Sequence[Sequence[str]]) -> tuple[Tensor, int]:
+        """Negative log-likelihood of the chosen captions of each segment, and their tokens."""
+        captions = [self.token_ids[caption] for of_one in chosen for caption in of_one]
+        counts = torch.tensor([len(of_one) for of_one in chosen], device=self.device)
         tokens, lengths = (part.to(self.device) for part in pad_tokens(captions))
         prefixes = self.captioner.prefixes(batch.embeddings, batch.moments, batch.real)  # [S, P, D]
         log_probs = self.captioner.token_log_probs(prefixes.repeat_interleave(counts, dim=0), tokens, lengths)
@@ -174,13 +184,12 @@ class CaptionTraining(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         options = self.optimization
-        # Biases, norms, gates, scales and tables are not decayed towards zero: nothing says zero is right there.
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.dim() == 2], "weight_decay": options.weight_decay},
-            {"params": [p for p in trained if p.dim() != 2], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=options.learning_rate)
+        optimizer = make_optimizer(
+            options.optimizer,
+            self.captioner,
+            learning_rate=options.learning_rate,
+            weight_decay=options.weight_decay,
+        )
         rate = warmup_then_linear(options.warmup_steps, self.steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -197,6 +206,59 @@ class CaptionTraining(L.LightningModule):
         checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
 
 
+class Together(torch.optim.Optimizer):
+    """Several optimizers, each of its own parameters, as one."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        super().__init__([p for part in parts for group in part.param_groups for p in group["params"]], {})
+        self.parts = parts
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        self.param_groups = [group for part in self.parts for group in part.param_groups]  # schedules write in them
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = closure() if closure else None
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self._share_groups()
+
+
+def make_optimizer(
+    name: str, captioner: Captioner, *, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW; or Muon (Jordan et al. 2024) for the matrices that map activations, and AdamW for all else.
+
+    Muon's steps are scaled to the length of AdamW's (Liu et al. 2025), so that one learning rate serves both.
+    """
+    trained = [parameter for parameter in captioner.parameters() if parameter.requires_grad]
+    # Biases, norms, gates, scales and tables of time are not decayed towards zero: nothing says zero is right there.
+    matrices = [p for p in trained if p.dim() == 2]
+    others = {"params": [p for p in trained if p.dim() != 2], "weight_decay": 0.0}
+    if name == "adamw":
+        return torch.optim.AdamW([{"params": matrices, "weight_decay": weight_decay}, others], lr=learning_rate)
+    # A table of vectors, one a token or a place, is no map.
+    decoder = captioner.decoder
+    tables = {id(m.weight) for m in captioner.modules() if isinstance(m, nn.Embedding)}
+    tables |= {id(decoder.get_output_embeddings().weight), id(getattr(captioner.mapper, "constants", None))}
+    maps = [p for p in matrices if id(p) not in tables]
+    rest = [p for p in matrices if id(p) in tables]
+    return Together(
+        [
+            torch.optim.Muon(maps, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW([{"params": rest, "weight_decay": weight_decay}, others], lr=learning_rate),
+        ]
+    )
+
+
 def warmup_then_linear(warmup_steps: int, steps: int) -> Callable[[int], float]:
     """Factor of the learning rate at a step: a linear warm-up, then linear to zero (as in ClipCap)."""
     warmup = min(warmup_steps, steps // 2)
@@ -207,7 +269,7 @@ def warmup_then_linear(warmup_steps: int, steps: int) -> Callable[[int], float]:
     return rate
 
 
-def set_trainable(captioner: Captioner, mode: str, lora: dict[str, Any]) -> None:
+def set_trainable(captioner: Captioner, mode: str, lora: LoraParams | None = None) -> None:
     """Freeze the decoder, free it, or give it LoRA adapters (peft); the mapper always trains.
 
     Frozen means no weight gradients at all and no dropout; the published "frozen" modes still compute them.
@@ -216,9 +278,8 @@ def set_trainable(captioner: Captioner, mode: str, lora: dict[str, Any]) -> None
     if mode == "lora":
         from peft import LoraConfig, get_peft_model
 
-        config = LoraConfig(
-            r=lora["rank"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], task_type="CAUSAL_LM"
-        )
+        assert lora is not None
+        config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, task_type="CAUSAL_LM")
         captioner.decoder = get_peft_model(captioner.decoder, config)
 
 
@@ -226,6 +287,34 @@ def merge_adapters(captioner: Captioner) -> None:
     """Fold LoRA adapters into the decoder's own weights, so that whoever loads it needs no peft."""
     if hasattr(captioner.decoder, "merge_and_unload"):
         captioner.decoder = captioner.decoder.merge_and_unload()
+
+
+def train_and_save(
+    captioner: Captioner,
+    tokenizer: Any,
+    examples: Sequence[Example],
+    params: TrainingParams,
+    lora: LoraParams,
+    *,
+    seed: int,
+    device: str,
+    name: str,
+    work: Path,
+    folder: Path,
+    curves: Path,
+) -> str:
+    """Train a captioner as a section of params.yaml says and write it to `folder`; returns the stage's closing line."""
+    set_trainable(captioner, params.decoder, lora)
+    outcome = train(
+        captioner,
+        examples,
+        tokenize_captions(tokenizer, examples, params.max_caption_tokens),
+        Optimization.of(params, seed=seed, device=device),
+        name=name,
+        work=work,
+    )
+    finish(captioner, tokenizer, work=work, folder=folder, curves=curves)
+    return closing_line(name, outcome, examples)
 
 
 def train(
@@ -306,13 +395,19 @@ def closing_line(name: str, outcome: Outcome, examples: Sequence[Example]) -> st
     )
 
 
-def unfinished(name: str, settings: object, inputs: Sequence[Path]) -> Path:
-    """The folder in which this very run keeps its checkpoints: another for other settings, inputs or code."""
-    digest = hashlib.sha256(repr(settings).encode())
+def unfinished(name: str, stage: Path, settings: object, inputs: Sequence[Path]) -> Path:
+    """The folder in which this very run keeps its checkpoints: another for other settings, inputs or code.
+
+    Args:
+        stage: the stage's file; its code is everything that it imports.
+        settings: whatever of the params it reads.
+    """
+    digest = hashlib.sha256(f"{code_fingerprint(stage)} {settings!r}".encode())
     for path in inputs:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
-                digest.update(hashlib.file_digest(file.open("rb"), "sha256").digest())
+                with file.open("rb") as opened:
+                    digest.update(hashlib.file_digest(opened, "sha256").digest())
     return Path("models/unfinished") / f"{name}-{digest.hexdigest()[:16]}"
 
 

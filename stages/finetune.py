@@ -15,7 +15,7 @@ from pipeline.captioner import load_captioner, load_config
 from pipeline.memory import MemoryConfig
 from pipeline.params import load_params
 from pipeline.sequences import make_examples, read_embeddings
-from pipeline.training import Optimization, closing_line, finish, set_trainable, tokenize_captions, train, unfinished
+from pipeline.training import train_and_save, unfinished
 from stages import run
 
 SEGMENTS = Path("data/activitynet/segments.parquet")
@@ -36,21 +36,23 @@ def main() -> None:
     config = replace(load_config(PRETRAINED), memory=memory, baseline_frame=baseline_frame)
     torch.manual_seed(params.seed)
     captioner, tokenizer = load_captioner(PRETRAINED, DECODER, config)
-    set_trainable(captioner, params.finetune.decoder, params.lora.model_dump())
 
     examples = make_examples(segments, videos, scope=memory.scope if memory else None, baseline_frame=baseline_frame)
     inputs = [SEGMENTS, EMBEDDINGS, DECODER, PRETRAINED]
-    work = unfinished("finetune", (params.memory, params.lora, params.finetune, params.seed), inputs)
-    outcome = train(
+    said = train_and_save(
         captioner,
+        tokenizer,
         examples,
-        tokenize_captions(tokenizer, examples, params.finetune.max_caption_tokens),
-        Optimization.of(params.finetune, seed=params.seed, device=params.device),
+        params.finetune,
+        params.lora,
+        seed=params.seed,
+        device=params.device,
         name="finetune",
-        work=work,
+        work=unfinished("finetune", Path(__file__), (params.memory, params.lora, params.finetune, params.seed), inputs),
+        folder=OUT,
+        curves=CURVES,
     )
-    finish(captioner, tokenizer, work=work, folder=OUT, curves=CURVES)
-    print(closing_line("finetune", outcome, examples))
+    print(said)
 
 
 if __name__ == "__main__":

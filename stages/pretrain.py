@@ -15,7 +15,7 @@ from pipeline.decoder import load_decoder
 from pipeline.mapper import MapperConfig
 from pipeline.params import load_params
 from pipeline.sequences import embedding_width, make_examples, read_embeddings
-from pipeline.training import Optimization, closing_line, finish, set_trainable, tokenize_captions, train, unfinished
+from pipeline.training import train_and_save, unfinished
 from stages import run
 
 SEGMENTS = Path("data/coco/segments.parquet")
@@ -42,21 +42,23 @@ def main() -> None:
     )
     torch.manual_seed(params.seed)
     captioner = build_captioner(config, decoder)
-    set_trainable(captioner, params.pretrain.decoder, params.lora.model_dump())
 
     examples = make_examples(segments, videos, scope=None, baseline_frame=config.baseline_frame)
     inputs = [SEGMENTS, EMBEDDINGS, DECODER]
-    work = unfinished("pretrain", (params.mapper, params.lora, params.pretrain, params.seed), inputs)
-    outcome = train(
+    said = train_and_save(
         captioner,
+        tokenizer,
         examples,
-        tokenize_captions(tokenizer, examples, params.pretrain.max_caption_tokens),
-        Optimization.of(params.pretrain, seed=params.seed, device=params.device),
+        params.pretrain,
+        params.lora,
+        seed=params.seed,
+        device=params.device,
         name="pretrain",
-        work=work,
+        work=unfinished("pretrain", Path(__file__), (params.mapper, params.lora, params.pretrain, params.seed), inputs),
+        folder=OUT,
+        curves=CURVES,
     )
-    finish(captioner, tokenizer, work=work, folder=OUT, curves=CURVES)
-    print(closing_line("pretrain", outcome, examples))
+    print(said)
 
 
 if __name__ == "__main__":

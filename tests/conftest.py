@@ -46,20 +46,28 @@ def workspace(tmp_path, monkeypatch) -> Callable[..., Path]:
 
     values: {"frames.fps": 2, ...}.
     """
-    original = Path("params.yaml").resolve().read_text()
+    original = Path("params.yaml").resolve()
 
     def make(values: dict[str, object]) -> Path:
-        yaml = YAML()
-        params = yaml.load(original)
-        for key, value in values.items():
-            *sections, last = key.split(".")
-            inner = params
-            for section in sections:
-                inner = inner[section]
-            inner[last] = value
-        with (tmp_path / "params.yaml").open("w") as file:
-            yaml.dump(params, file)
+        write_params(tmp_path / "params.yaml", original, values)
         monkeypatch.chdir(tmp_path)
         return tmp_path
 
     return make
+
+
+def write_params(path: Path, original: Path, values: dict[str, object]) -> None:
+    """Write the params file `original` with some values changed ({"frames.fps": 2, ...}); `...` takes a key out."""
+    yaml = YAML()
+    params = yaml.load(original.read_text())
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        inner = params
+        for section in sections:
+            inner = inner[section]
+        if value is ...:
+            del inner[last]
+        else:
+            inner[last] = value
+    with path.open("w") as file:
+        yaml.dump(params, file)

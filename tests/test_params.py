@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
+from conftest import write_params
 
 from pipeline.params import load_params
 
@@ -10,19 +10,8 @@ PARAMS = Path("params.yaml")
 
 def edited(tmp_path: Path, **changes) -> Path:
     """params.yaml with some keys changed, `section__key=value`; a value of ... removes the key."""
-    yaml = YAML()
-    values = yaml.load(PARAMS.read_text())
-    for name, value in changes.items():
-        *sections, key = name.split("__")
-        place = values
-        for section in sections:
-            place = place[section]
-        if value is ...:
-            del place[key]
-        else:
-            place[key] = value
     path = tmp_path / "params.yaml"
-    yaml.dump(values, path)
+    write_params(path, PARAMS, {name.replace("__", "."): value for name, value in changes.items()})
     return path
 
 

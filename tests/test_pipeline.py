@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from ruamel.yaml import YAML
+from conftest import write_params
 
 TINY = {
     "download.coco.videos": {"train": 40, "val": 8, "test": 0},
@@ -51,15 +51,7 @@ class Project:
             if Path(name).is_file() and name != "dvc.lock":
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(name, folder / name)
-        yaml = YAML()
-        params = yaml.load((folder / "params.yaml").read_text())
-        for key, value in values.items():
-            *sections, last = key.split(".")
-            inner = params
-            for section in sections:
-                inner = inner[section]
-            inner[last] = value
-        yaml.dump(params, folder / "params.yaml")
+        write_params(folder / "params.yaml", folder / "params.yaml", values)
         self.git("init", "-q", "-b", "main")
         self.commit()
 

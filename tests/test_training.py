@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,14 +28,27 @@ from pipeline.captioner import (
 from pipeline.decoder import save_decoder
 from pipeline.mapper import MapperConfig
 from pipeline.memory import MemoryConfig
+from pipeline.params import LoraParams
 from pipeline.sequences import VideoEmbeddings, collate, make_examples
-from pipeline.training import Optimization, finish, set_trainable, tokenize_captions, train, warmup_then_linear
+from pipeline.training import (
+    CaptionTraining,
+    Optimization,
+    finish,
+    make_optimizer,
+    set_trainable,
+    tokenize_captions,
+    train,
+    unfinished,
+    warmup_then_linear,
+)
 
 COLOURS = ("red", "green", "blue")
 BEAM = generation_options(method="beam", beams=2, temperature=1.0, top_p=1.0, max_tokens=6, length_penalty=1.0)
 OPTIMIZATION = Optimization(
     epochs=4,
     batch_size=16,
+    captions_drawn=None,
+    optimizer="adamw",
     learning_rate=3e-3,
     weight_decay=0.01,
     warmup_steps=5,
@@ -121,7 +136,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 def test_training_with_a_frozen_decoder_moves_the_mapper_alone(decoder, tokenizer, tmp_path):
     captioner = make(decoder)
     decoder_before, mapper_before = weights(captioner.decoder), weights(captioner.mapper)
-    set_trainable(captioner, "frozen", {})
+    set_trainable(captioner, "frozen")
     outcome = fit(captioner, tokenizer, tmp_path / "work")
     assert not changed(decoder_before, weights(captioner.decoder))
     assert changed(mapper_before, weights(captioner.mapper))
@@ -135,7 +150,7 @@ def test_a_decoder_that_was_trained_is_saved_and_gives_the_same_captions_back(mo
     save_decoder(tmp_path / "decoder", decoder, tokenizer)
     captioner = make(decoder)
     before = weights(decoder)
-    set_trainable(captioner, mode, {"rank": 2, "alpha": 4.0, "dropout": 0.0})
+    set_trainable(captioner, mode, LoraParams(rank=2, alpha=4, dropout=0.0))
     fit(captioner, tokenizer, tmp_path / "work")
     finish(captioner, tokenizer, work=tmp_path / "work", folder=tmp_path / "out", curves=tmp_path / "curves")
     batch = collate(examples_for(captioner)[:5])
@@ -149,10 +164,10 @@ def test_a_decoder_that_was_trained_is_saved_and_gives_the_same_captions_back(mo
 
 
 def test_a_memory_learns_what_one_frame_cannot_tell(decoder, tokenizer, tmp_path):
-    set_trainable(with_memory := make(decoder), "full", {})
+    set_trainable(with_memory := make(decoder), "full")
     memory = fit(with_memory, tokenizer, tmp_path / "memory", videos=160, epochs=12, learning_rate=1e-2)
     torch.manual_seed(0)
-    set_trainable(without := make(GPT2LMHeadModel(decoder.config).eval(), memory=False), "full", {})
+    set_trainable(without := make(GPT2LMHeadModel(decoder.config).eval(), memory=False), "full")
     baseline = fit(without, tokenizer, tmp_path / "baseline", videos=160, epochs=12, learning_rate=1e-2)
     # Not knowing the first of three colours costs ln 3 nats a caption of four tokens.
     assert baseline.best_loss > 0.8 * np.log(3) / 4
@@ -160,7 +175,7 @@ def test_a_memory_learns_what_one_frame_cannot_tell(decoder, tokenizer, tmp_path
 
 
 def test_the_best_epochs_weights_are_kept_not_the_last_ones(decoder, tokenizer, tmp_path):
-    set_trainable(captioner := make(decoder), "full", {})
+    set_trainable(captioner := make(decoder), "full")
     # Eighteen training segments learned by heart: validation gets worse long before the epochs are over.
     outcome = fit(captioner, tokenizer, tmp_path / "work", epochs=100, learning_rate=2e-2, patience=3)
     best = torch.load(tmp_path / "work/best.ckpt", weights_only=False)
@@ -176,8 +191,8 @@ def test_a_run_that_was_killed_ends_with_the_weights_it_would_have_had(tmp_path,
         "from transformers import AutoModelForCausalLM, AutoTokenizer;"
         "work, decoder, out = map(Path, sys.argv[1:]);"
         "c = t.make(AutoModelForCausalLM.from_pretrained(decoder).eval());"
-        "t.set_trainable(c, 'frozen', {});"
-        "t.fit(c, AutoTokenizer.from_pretrained(decoder), work);"
+        "t.set_trainable(c, 'frozen');"
+        "t.fit(c, AutoTokenizer.from_pretrained(decoder), work, optimizer='muon');"
         "t.save_captioner(out, c, None)"
     )
     save_decoder(tmp_path / "decoder", decoder, tokenizer)
@@ -277,3 +292,38 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     rate = warmup_then_linear(4, 20)
     assert [rate(0), rate(3), rate(12), rate(20)] == [0.25, 1.0, 0.5, 0.0]
     assert warmup_then_linear(100, 10)(4) == 1.0  # a short run still reaches its rate
+
+
+def test_an_epoch_draws_captions_of_its_own_and_the_same_ones_again(decoder):
+    module = CaptionTraining(make(decoder), {}, replace(OPTIMIZATION, captions_drawn=1), steps=1)
+    segments = [replace(s, captions=(f"first {s.captions[0]}", f"a {s.captions[0]} at last")) for s in world()[0]]
+
+    def epoch(number: int) -> list[str]:
+        with mock.patch.object(CaptionTraining, "current_epoch", number):
+            drawn = [module._drawn(segment) for segment in segments]
+        assert all(len(captions) == 1 for captions in drawn)
+        return [captions[0] for captions in drawn]
+
+    assert epoch(0) == epoch(0) != epoch(1)
+    assert {len(caption.split()) for caption in epoch(0)} == {4, 6}  # both wordings have their turn
+
+
+def test_muon_moves_the_maps_and_adamw_the_tables(decoder):
+    set_trainable(captioner := make(decoder), "full")
+    muon, adamw = make_optimizer("muon", captioner, learning_rate=1e-3, weight_decay=0.01).parts
+    parts = [{id(p) for group in part.param_groups for p in group["params"]} for part in (muon, adamw)]
+    assert parts[0] | parts[1] == {id(p) for p in captioner.parameters()} and not parts[0] & parts[1]
+    tables = [decoder.transformer.wte.weight, decoder.transformer.wpe.weight, captioner.mapper.constants]
+    assert {id(table) for table in tables} <= parts[1]
+    assert id(captioner.mapper.project.weight) in parts[0]
+
+
+def test_an_unfinished_run_is_continued_by_the_same_settings_inputs_and_code_only(tmp_path):
+    (tmp_path / "input").write_text("a")
+    stage = Path("stages/finetune.py").resolve()
+    first = unfinished("finetune", stage, ("settings", 1), [tmp_path / "input"])
+    assert unfinished("finetune", stage, ("settings", 1), [tmp_path / "input"]) == first
+    assert unfinished("finetune", stage, ("settings", 2), [tmp_path / "input"]) != first
+    assert unfinished("finetune", stage.with_name("pretrain.py"), ("settings", 1), [tmp_path / "input"]) != first
+    (tmp_path / "input").write_text("b")
+    assert unfinished("finetune", stage, ("settings", 1), [tmp_path / "input"]) != first

@@ -23,9 +23,9 @@ KINDS = ("now", "earlier", "order", "before")
 KIND_WEIGHTS = {"now": 30, "earlier": 30, "order": 18}  # `before` is drawn first; these share the rest
 BEFORE_SHARE = 0.3  # of the segments that have one before them; with 3-5 segments a video, 22 % of all
 
-SMALL, MEDIUM, LARGE = 0.085, 0.14, 0.215
+SMALL, MEDIUM, LARGE = 0.105, 0.17, 0.25
 RADIUS = {"": MEDIUM, "small": SMALL, "large": LARGE, "tilted": MEDIUM}
-AT = {"left": (0.24, 0.5), "right": (0.76, 0.5), "top": (0.5, 0.24), "bottom": (0.5, 0.75), CENTRE: (0.5, 0.5)}
+AT = {"left": (0.26, 0.5), "right": (0.74, 0.5), "top": (0.5, 0.26), "bottom": (0.5, 0.73), CENTRE: (0.5, 0.5)}
 SYMMETRY_DEG = {"square": 90.0, "triangle": 120.0, "star": 72.0, "heart": 360.0}  # turned so far, it looks the same
 
 SETTLED_S = 0.6  # an event is over this long before its segment ends: three samples at 5 fps show how it ended
