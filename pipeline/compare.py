@@ -1,0 +1,161 @@
+"""Is one run better than another? Paired tests over the segments that both have captioned.
+
+    python -m pipeline.compare baseline memory
+    python -m pipeline.compare main workspace --json
+
+Compares averages of per-segment scores (never the corpus's pooled BLEU or METEOR): each metric over all segments, by
+kind, and by thirds of the segments' lengths. The interval is the paired bootstrap's (segments drawn with
+replacement, percentiles); p is approximate randomisation's (each pair's sides exchanged by a coin), two-sided.
+
+n segments   R draws
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+SCORES = Path("metrics/segments.parquet")
+METRICS = ("CIDEr", "METEOR", "ROUGE-L", "BLEU-1", "BLEU-4", "facts")
+DRAWS = 10_000
+LENGTHS = ("short", "medium", "long")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Scores are averages over the group's segments, times 100."""
+
+    group: str
+    metric: str
+    segments: int
+    first: float
+    second: float
+    difference: float  # second - first
+    low: float  # of the difference, 95 %
+    high: float
+    p: float  # of a difference at least this large where there is none
+
+
+def read_scores(revision: str) -> pd.DataFrame:
+    """Per-segment scores of a git revision, an experiment, or the `workspace`.
+
+    Raises ValueError if there are none.
+    """
+    try:
+        if revision == "workspace":
+            return pd.read_parquet(SCORES)
+        import dvc.api  # takes a second, and the workspace needs none of it
+
+        with dvc.api.open(SCORES.as_posix(), repo=".", rev=revision, mode="rb") as file:
+            return pd.read_parquet(file)
+    except Exception as error:  # DVC's, git's and Arrow's own, of a dozen kinds
+        raise ValueError(f"{revision}: no {SCORES} to be had ({error}); run it: dvc exp run -n {revision}") from error
+
+
+def compare(first: pd.DataFrame, second: pd.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> list[Comparison]:
+    """Every metric that both tables have, for every group.
+
+    Raises ValueError if the tables are not of the same segments with the same references: averages over different
+    segments say nothing about each other.
+    """
+    one, two = (table.set_index("segment_id").sort_index() for table in (first, second))
+    if lone := one.index.symmetric_difference(two.index).tolist():
+        raise ValueError(
+            f"{len(one)} and {len(two)} segments, {len(lone)} of them in one run only ({', '.join(lone[:3])}, ...): "
+            "not comparable"
+        )
+    if (one["references"].map(list) != two["references"].map(list)).any():
+        raise ValueError("the references differ between the runs: not comparable")
+    rng = np.random.default_rng(seed)
+    results = []
+    for group, rows in _groups(one):
+        for metric in METRICS:
+            if not {metric} <= set(one) & set(two) or one[metric][rows].isna().any():
+                continue
+            a, b = (table[metric][rows].to_numpy(np.float64) for table in (one, two))
+            if metric == "facts":
+                a, b = 100 * a, 100 * b
+            low, high = bootstrap_interval(b - a, rng, draws)
+            p = randomisation_p(b - a, rng, draws)
+            results.append(Comparison(group, metric, len(a), a.mean(), b.mean(), float((b - a).mean()), low, high, p))
+    return results
+
+
+def bootstrap_interval(differences: NDArray[np.float64], rng: np.random.Generator, draws: int) -> tuple[float, float]:
+    """95 % interval of the mean of paired differences [n]."""
+    n = len(differences)
+    # How often each pair is drawn, rather than which: R x n counts are all that a mean needs.
+    means = rng.multinomial(n, np.full(n, 1 / n), size=draws) @ differences / n  # [R]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def randomisation_p(differences: NDArray[np.float64], rng: np.random.Generator, draws: int) -> float:
+    """Two-sided p of the mean of paired differences [n] under the hypothesis that the sides are interchangeable."""
+    signs = rng.integers(0, 2, size=(draws, len(differences)), dtype=np.int8) * np.int8(2) - np.int8(1)
+    means = signs @ differences / len(differences)  # [R]
+    # The draw we were dealt is one of those that count (Phipson and Smyth 2010); 1e-9: sums differ in their last digit.
+    return float((1 + (np.abs(means) >= abs(differences.mean()) - 1e-9).sum()) / (draws + 1))
+
+
+def _groups(scores: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
+    """(name, mask) of all segments, of each kind, and of each third by length."""
+    yield "all", pd.Series(True, index=scores.index)
+    for kind in sorted(set(scores["kind"].dropna())):
+        yield kind, scores["kind"] == kind
+    length = (scores["end_s"] - scores["start_s"]).rank(method="first")
+    if len(scores) >= 3 * 10:  # thirds of less say nothing
+        third = pd.qcut(length, 3, labels=LENGTHS)
+        for name in LENGTHS:
+            yield name, third == name
+
+
+def table(results: list[Comparison], names: tuple[str, str]) -> str:
+    rows = [
+        (
+            result.group,
+            result.metric,
+            f"{result.segments}",
+            f"{result.first:.1f}",
+            f"{result.second:.1f}",
+            f"{result.difference:+.1f}",
+            f"{result.low:+.1f} .. {result.high:+.1f}",
+            f"{result.p:.4f}",
+        )
+        for result in results
+    ]
+    head = ("group", "metric", "segments", *names, "difference", "95 % interval", "p")
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+
+    def line(row: tuple[str, ...]) -> str:
+        cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        return "  ".join(cells)
+
+    return "\n".join([line(head), *map(line, rows)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.compare", description="Paired tests of two runs.")
+    parser.add_argument("first", help="a git revision, an experiment's name, or `workspace`")
+    parser.add_argument("second")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    asked = parser.parse_args()
+    try:
+        results = compare(read_scores(asked.first), read_scores(asked.second))
+    except ValueError as error:
+        sys.exit(f"compare: {error}")
+    if asked.json:
+        print(json.dumps([asdict(result) for result in results], indent=2))
+        return
+    print("Averages of per-segment scores, times 100; the interval and p are paired over segments.")
+    print(table(results, (asked.first, asked.second)))
+
+
+if __name__ == "__main__":
+    main()
