@@ -37,6 +37,7 @@ demo: .venv/installed
 	dvc exp run -n baseline -S memory.enabled=false
 	dvc exp run -n memory -S memory.enabled=true
 	dvc metrics diff baseline memory
+	python -m pipeline.compare baseline memory
 	@echo
 	@echo 'Scores are in percent; "CIDEr.order" is CIDEr of the segments of kind "order" (README.md says what the kinds are).'
 	@echo 'Where to look next: data/captions.csv (what it said), metrics/segments.parquet (how right each caption is),'

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations, groupby, permutations
+from itertools import groupby, permutations
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -295,44 +295,36 @@ def _interchangeable(captions: Iterable[Sequence[str]]) -> dict[str, list[str]]:
 @dataclass(frozen=True)
 class _Swap:
     caption: str
-    kind: tuple[str, ...]  # what is exchanged for what
+    pair: tuple[str, str]  # the word and what stands in its place
 
 
 class _HardSwaps:
-    """Captions with one word exchanged, or two in each other's place: the more often the harder they were to notice.
+    """Captions with one word exchanged, drawn the more often the harder the exchange was to notice so far.
 
     A colour is told from another within a few steps; a circle from a square takes most of the training, and gets it.
     """
 
     def __init__(self, others: Mapping[str, Sequence[str]], seed: int) -> None:
         self._others = others
-        self._hardness: dict[tuple[str, ...], float] = {}
+        self._hardness = {(word, other): UNKNOWN_HARDNESS for word in others for other in others[word]}
         self._random = random.Random(seed)
 
     def draw(self, caption: str) -> _Swap | None:
         """A swap, or None where nothing can be exchanged."""
         words = caption.split()
         choices = [(i, other) for i, word in enumerate(words) for other in self._others.get(word, ())]
-        pairs = [(i, j) for i, j in combinations(range(len(words)), 2) if words[j] in self._others.get(words[i], ())]
-        kinds = [(words[i], other) for i, other in choices] + [(words[i], words[j], "both") for i, j in pairs]
-        if not kinds:
+        if not choices:
             return None
-        weights = [self._hardness.get(kind, UNKNOWN_HARDNESS) for kind in kinds]
-        drawn = self._random.choices(range(len(kinds)), weights)[0]
-        if drawn < len(choices):
-            i, other = choices[drawn]
-            words[i] = other
-        else:
-            i, j = pairs[drawn - len(choices)]
-            words[i], words[j] = words[j], words[i]
-        return _Swap(" ".join(words), kinds[drawn])
+        weights = [self._hardness[words[i], other] for i, other in choices]
+        i, other = self._random.choices(choices, weights)[0]
+        return _Swap(" ".join([*words[:i], other, *words[i + 1 :]]), (words[i], other))
 
     def learn(self, swaps: Sequence[_Swap | None], mistaken: Sequence[float]) -> None:
         """Take note of how far (0 to 1) the model took each of the swaps for the true caption."""
         for swap, share in zip(swaps, mistaken, strict=True):
             if swap:
-                before = self._hardness.get(swap.kind, UNKNOWN_HARDNESS)
-                self._hardness[swap.kind] = max(HARDNESS_DECAY * before + (1 - HARDNESS_DECAY) * share, LEAST_HARDNESS)
+                hardness = HARDNESS_DECAY * self._hardness[swap.pair] + (1 - HARDNESS_DECAY) * share
+                self._hardness[swap.pair] = max(hardness, LEAST_HARDNESS)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipeline.decoder import load_decoder, save_decoder
-from pipeline.mapper import Mapper, MapperConfig, build_mapper
+from pipeline.mapper import Mapper, MapperConfig, TransformerMapper, build_mapper
 from pipeline.memory import MemoryConfig, Moments
 from pipeline.sequences import Batch, pad_tokens
 
@@ -132,9 +132,11 @@ def build_captioner(config: CaptionerConfig, decoder: Any, pretrained: dict[str,
             missing, unexpected = mapper.load_state_dict(pretrained, strict=False)
         except RuntimeError as error:
             raise ValueError(f"the pretrained mapper has other sizes; run `dvc repro pretrain`: {error}") from None
-        missing = [name for name in missing if ".memory." not in name]
-        if missing or unexpected:
-            raise ValueError(f"the pretrained mapper is another one: lacks {missing}, has besides {unexpected}")
+        others = [name for name in missing if ".memory." not in name]
+        if others or unexpected:
+            raise ValueError(f"the pretrained mapper is another one: lacks {others}, has besides {unexpected}")
+        if missing and isinstance(mapper, TransformerMapper):
+            mapper.begin_memory()
     return Captioner(config, mapper, decoder)
 
 

@@ -7,6 +7,7 @@ A sequence is a segment or, with memory.scope: video, a video up to the end of i
 captioned from its last frame; everything before that frame reaches it through the memory layers.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from pipeline.memory import History, MemoryAttention, MemoryConfig, Moments
 
 # Scores of one block of query frames against the whole history: what bounds memory on long sequences.
 BLOCK_SCORES = 2**24
+
+LIKENESS_SCALE = 30.0  # of a cosine: so sharp that a few good likenesses outweigh a hundred poor ones
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,18 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.width, config.width)
         self.log_scale = nn.Parameter(torch.full((config.heads,), 10.0).log())
         self.memory = MemoryAttention(memory, config.heads, config.width // config.heads) if memory else None
+
+    @torch.no_grad()
+    def seek_likeness(self) -> None:
+        """Start the heads that look before the segment as seekers of what looks like now: queries equal to keys.
+
+        "Comes back" is a likeness across minutes. Queries and keys that were pretrained on single pictures know who
+        attends to whom within a frame; between frames, what they find nearest is no likelier to be the same thing.
+        """
+        half = self.heads // 2
+        rows = slice(half * (self.query.out_features // self.heads), self.query.out_features)
+        self.query.weight[rows] = self.key_value.weight[rows]
+        self.log_scale[half:] = math.log(LIKENESS_SCALE)
 
     def store(self, x: Tensor) -> History:
         """Keys and values of frames x [B, T, N, D]."""
@@ -104,6 +119,13 @@ class TransformerMapper(nn.Module):
         )
         same = config.width == config.decoder_width
         self.output = nn.Identity() if same else nn.Linear(config.width, config.decoder_width)
+
+    def begin_memory(self) -> None:
+        """Make a mapper that was pretrained without memory ready to learn with one."""
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            if layer.attention.memory and self.memory and self.memory.scope == "video" and self.memory.time == "age":
+                layer.attention.seek_likeness()
 
     def forward(self, embeddings: Tensor, moments: Moments) -> Tensor:
         """Prefixes of segments.

@@ -7,6 +7,7 @@ Keys and values of frames are stored [B, H, T, N, d]. Queries and keys come L2-n
 a cosine; a learned scale per head turns it into a logit.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 # Ages are bucketed by half-octaves: 1, 2, 3, 4-5, 6-7, 8-10, ... frames; the last bucket takes everything older.
 AGE_BUCKETS = 24
+
+OTHERS_BIAS = -0.5  # of a cosine: what a head is at first put off by frames that are another head's
 
 
 @dataclass(frozen=True)
@@ -58,31 +61,35 @@ def _age_edges(device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def nearest(queries: Tensor, keys: Tensor, first: Tensor, stop: Tensor, *, k: int) -> tuple[Tensor, Tensor]:
-    """The k keys with the largest inner product among those of some frames.
+def nearest(
+    queries: Tensor, keys: Tensor, windows: Sequence[tuple[Tensor, Tensor]], *, k: int
+) -> tuple[Tensor, Tensor]:
+    """The k keys with the largest inner product of each of some windows of frames.
 
     Args:
         queries: [B, H, Q, N, d].
         keys: [B, H, T, N, d].
-        first: [B, Q]; a query may retrieve from frames first <= t < stop.
-        stop: [B, Q].
-        k: neighbours wanted, >= 1.
+        windows: (first, stop) [B, Q] each: a query retrieves k from frames first <= t < stop.
+        k: neighbours wanted of each window, >= 1.
 
     Returns:
-        index [B, H, Q, N, K] into the T*N keys and found [B, H, Q, N, K] bool, False where fewer keys than K
-        are visible (the index there is valid but means nothing). K = min(k, T * N).
+        index [B, H, Q, N, K] into the T*N keys and found [B, H, Q, N, K] bool, False where a window has fewer than
+        k keys (the index there is valid but means nothing). K = min(k, T * N) times the windows, in their order.
     """
     batch, heads, _, tokens, width = queries.shape
     frames = keys.shape[2]
     flat = keys.reshape(batch, heads, frames * tokens, width)
     scores = queries.flatten(2, 3) @ flat.transpose(-1, -2)  # [B, H, Q*N, T*N]
     frame = torch.arange(frames, device=keys.device)
-    hidden = (frame < first[:, :, None]) | (frame >= stop[:, :, None])  # [B, Q, T]
-    hidden = hidden.repeat_interleave(tokens, dim=1).repeat_interleave(tokens, dim=2)  # [B, Q*N, T*N]
-    scores.masked_fill_(hidden[:, None], -torch.inf)
-    best, index = scores.topk(min(k, frames * tokens), dim=-1)
-    shape = (*queries.shape[:-1], best.shape[-1])
-    return index.view(shape), best.isfinite().view(shape)
+    best, index = [], []
+    for first, stop in windows:
+        hidden = (frame < first[:, :, None]) | (frame >= stop[:, :, None])  # [B, Q, T]
+        hidden = hidden.repeat_interleave(tokens, dim=1).repeat_interleave(tokens, dim=2)  # [B, Q*N, T*N]
+        top = scores.masked_fill(hidden[:, None], -torch.inf).topk(min(k, frames * tokens), dim=-1)
+        best.append(top.values)
+        index.append(top.indices)
+    found = torch.cat(best, dim=-1).isfinite()
+    return torch.cat(index, dim=-1).view(*queries.shape[:-1], -1), found.view(*queries.shape[:-1], -1)
 
 
 class MemoryAttention(nn.Module):
@@ -96,10 +103,19 @@ class MemoryAttention(nn.Module):
         if config.time == "age":
             # Two tables in one: frames of the segment being captioned, then frames from before it. A memory that
             # outlives a segment must know which is which: "turns blue" is about now, "comes back" is not.
-            rows = 2 * AGE_BUCKETS
-            # As long as a unit key: the heads start out with tastes in time, some for the recent, some for the old.
-            self.age_key = nn.Parameter(torch.randn(heads, rows, head_width) * head_width**-0.5)
-            self.age_value = nn.Parameter(torch.randn(heads, rows, head_width) * head_width**-0.5)
+            def rows(buckets: int, length: float) -> Tensor:
+                return torch.randn(heads, 2, buckets, head_width) * length * head_width**-0.5
+
+            # Half as long as a key: the heads start out with tastes in time, some for the recent, some for the old.
+            self.age_key = nn.Parameter(rows(AGE_BUCKETS, 0.5))
+            self.age_value = nn.Parameter(rows(AGE_BUCKETS, 0.5))
+            self.age_bias = nn.Parameter(torch.zeros(heads, 2, AGE_BUCKETS))
+            if config.scope == "video":
+                with torch.no_grad():
+                    # What is common to a table says "of this segment" or "from before it": loud, or it is not heard.
+                    self.age_value.add_(rows(1, 6.0))
+                    # One half of the heads starts out with each.
+                    self.age_bias[: heads // 2, 1] = self.age_bias[heads // 2 :, 0] = OTHERS_BIAS
 
     def forward(
         self,
@@ -130,7 +146,8 @@ class MemoryAttention(nn.Module):
         logits = torch.einsum("bhqnd,bhqnkd->bhqnk", queries, keys)
         if self.config.time == "age":
             row = self._age_row(index // tokens, moments)  # [B, H, Q, N, K]
-            by_age = torch.einsum("bhqnd,had->bhqna", queries, self.age_key)
+            by_age = torch.einsum("bhqnd,had->bhqna", queries, self.age_key.flatten(1, 2))
+            by_age = by_age + self.age_bias.flatten(1)[:, None, None]  # [B, H, Q, N, A]
             logits = logits + by_age.gather(-1, row)
         logits = (logits * scale).masked_fill(~found, -torch.inf)
 
@@ -145,7 +162,7 @@ class MemoryAttention(nn.Module):
         out = local_weights @ local_values + torch.einsum("bhqnk,bhqnkd->bhqnd", memory_weights, values)
         if self.config.time == "age":
             by_age = torch.zeros_like(by_age).scatter_add(-1, row, memory_weights.to(by_age.dtype))
-            out = out + torch.einsum("bhqna,had->bhqnd", by_age, self.age_value)
+            out = out + torch.einsum("bhqna,had->bhqnd", by_age, self.age_value.flatten(1, 2))
         return out
 
     def _retrieve(self, queries: Tensor, keys: Tensor, moments: Moments) -> tuple[Tensor, Tensor]:
@@ -155,13 +172,10 @@ class MemoryAttention(nn.Module):
         segments would leave no room for what happened in this one.
         """
         oldest = (moments.frame - self.config.max_entries // keys.shape[3]).clamp(min=0)
-        within = nearest(
-            queries.float(), keys.float(), oldest.maximum(moments.segment_start), moments.frame, k=self.config.k
-        )
-        if not moments.segment_start.any():
-            return within
-        before = nearest(queries.float(), keys.float(), oldest, moments.segment_start, k=self.config.k)
-        return torch.cat([within[0], before[0]], dim=-1), torch.cat([within[1], before[1]], dim=-1)
+        windows = [(oldest.maximum(moments.segment_start), moments.frame)]
+        if moments.segment_start.any():
+            windows.append((oldest, moments.segment_start))
+        return nearest(queries.float(), keys.float(), windows, k=self.config.k)
 
     def _age_row(self, frame: Tensor, moments: Moments) -> Tensor:
         now = moments.frame[:, None, :, None, None]  # [B, 1, Q, 1, 1]

@@ -239,24 +239,22 @@ def make_optimizer(
 
     Muon's steps are scaled to the length of AdamW's (Liu et al. 2025), so that one learning rate serves both.
     """
-    trained = [parameter for parameter in captioner.parameters() if parameter.requires_grad]
-    # Biases, norms, gates, scales and tables of time are not decayed towards zero: nothing says zero is right there.
-    matrices = [p for p in trained if p.dim() == 2]
-    others = {"params": [p for p in trained if p.dim() != 2], "weight_decay": 0.0}
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layers
+
+    trained = {id(p): p for p in captioner.parameters() if p.requires_grad}
+    tables = {id(module.weight) for module in captioner.modules() if isinstance(module, nn.Embedding)}
+    tables.add(id(captioner.decoder.get_output_embeddings().weight))  # one vector a token, tied to the input's or not
+    linear = {id(module.weight) for module in captioner.modules() if isinstance(module, nn.Linear | Conv1D)}
+    maps = [p for key, p in trained.items() if key in linear - tables]
+    words = [p for key, p in trained.items() if key in tables]
+    # Biases, norms, gates, scales and the memory's ages are not decayed towards zero: nothing says zero is right.
+    others = {"params": [p for key, p in trained.items() if key not in linear | tables], "weight_decay": 0.0}
+    decayed = {"params": words if name == "muon" else [*maps, *words], "weight_decay": weight_decay}
+    adamw = torch.optim.AdamW([group for group in (decayed, others) if group["params"]], lr=learning_rate)
     if name == "adamw":
-        return torch.optim.AdamW([{"params": matrices, "weight_decay": weight_decay}, others], lr=learning_rate)
-    # A table of vectors, one a token or a place, is no map.
-    decoder = captioner.decoder
-    tables = {id(m.weight) for m in captioner.modules() if isinstance(m, nn.Embedding)}
-    tables |= {id(decoder.get_output_embeddings().weight), id(getattr(captioner.mapper, "constants", None))}
-    maps = [p for p in matrices if id(p) not in tables]
-    rest = [p for p in matrices if id(p) in tables]
-    return Together(
-        [
-            torch.optim.Muon(maps, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW([{"params": rest, "weight_decay": weight_decay}, others], lr=learning_rate),
-        ]
-    )
+        return adamw
+    muon = torch.optim.Muon(maps, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    return Together([muon, adamw])
 
 
 def warmup_then_linear(warmup_steps: int, steps: int) -> Callable[[int], float]:

@@ -111,18 +111,9 @@ def test_words_are_interchangeable_between_pictures_and_not_within_one():
     assert others == {"star": ["ring"], "ring": ["star"], "red": ["blue"], "blue": ["red"]}
 
 
-def test_a_swap_exchanges_a_word_or_two_words_with_each_other():
-    others = {"star": ["ring"], "ring": ["star"], "red": ["blue"], "blue": ["red"]}
-    swaps = backbones._HardSwaps(others, seed=0)
-    drawn = {swaps.draw("a red star near a blue ring").caption for _ in range(200)}
-    assert drawn == {
-        "a blue star near a blue ring",
-        "a red ring near a blue ring",
-        "a red star near a red ring",
-        "a red star near a blue star",
-        "a blue star near a red ring",
-        "a red ring near a blue star",
-    }
+def test_a_swap_exchanges_one_word():
+    swaps = backbones._HardSwaps({"star": ["ring"], "ring": ["star"], "red": ["blue"], "blue": ["red"]}, seed=0)
+    assert {swaps.draw("a red star").caption for _ in range(30)} == {"a blue star", "a red ring"}
     assert swaps.draw("nothing") is None
 
 
@@ -130,7 +121,7 @@ def test_swaps_that_were_hard_to_notice_are_drawn_more_often():
     swaps = backbones._HardSwaps({"star": ["ring"], "red": ["blue"]}, seed=0)
     for _ in range(400):
         drawn = swaps.draw("a red star")
-        swaps.learn([drawn, None], [0.9 if drawn.kind == ("star", "ring") else 0.0, 0.0])
+        swaps.learn([drawn, None], [0.9 if drawn.pair == ("star", "ring") else 0.0, 0.0])
     later = [swaps.draw("a red star").caption for _ in range(200)]
     assert later.count("a red ring") > 180
     assert "a blue star" in later  # what was easy is not forgotten

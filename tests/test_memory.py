@@ -65,9 +65,9 @@ def _slow_retrieval(attention, query, h, now, segment_start, stored):
     for _, frame, key, value in within[: config.k] + before[: config.k]:
         logit = key @ query
         if config.time == "age":
-            row = int(age_bucket(torch.tensor(now - frame))) + (AGE_BUCKETS if frame < segment_start else 0)
-            logit = logit + memory.age_key[h, row] @ query
-            value = value + memory.age_value[h, row]
+            table, row = int(frame < segment_start), int(age_bucket(torch.tensor(now - frame)))
+            logit = logit + memory.age_key[h, table, row] @ query + memory.age_bias[h, table, row]
+            value = value + memory.age_value[h, table, row]
         found.append((logit * attention.log_scale[h].exp(), value))
     return found
 
@@ -187,13 +187,30 @@ def test_nearest_finds_the_largest_inner_products_and_says_where_there_are_too_f
     keys = torch.tensor([[0.1, 1.0], [0.9, 0.0], [0.5, 0.0], [1.0, 0.0]]).view(1, 1, 4, 1, 2)
 
     def among(first: int, stop: int, k: int) -> list[tuple[int, bool]]:
-        index, found = nearest(queries, keys, torch.tensor([[first]]), torch.tensor([[stop]]), k=k)
+        index, found = nearest(queries, keys, [(torch.tensor([[first]]), torch.tensor([[stop]]))], k=k)
         return list(zip(index.flatten().tolist(), found.flatten().tolist(), strict=True))
 
     assert among(0, 3, 2) == [(1, True), (2, True)]
     assert among(2, 4, 1) == [(3, True)]
     assert [found for _, found in among(0, 1, 3)] == [True, False, False]
     assert [found for _, found in among(2, 2, 2)] == [False, False]
+
+
+def test_a_memory_begins_with_heads_that_seek_likeness_before_the_segment():
+    torch.manual_seed(0)
+    config = MapperConfig("transformer", 2, 4, 32, 2, 2, embedding_width=8, decoder_width=6)
+    memory = MemoryConfig((2,), k=4, max_entries=999, gate="joint", time="age", scope="video", gradient="through")
+    mapper = TransformerMapper(config, memory)
+    mapper.begin_memory()
+    x = mapper.layers[0](mapper._tokens(torch.randn(1, 30, 8)), None, None)  # [1, T, N, D]
+    attention, x = mapper.layers[1].attention, mapper.layers[1].norm1(x)
+    queries = F.normalize(attention.query(x).unflatten(-1, (4, 8)), dim=-1)[0]  # [T, N, H, d]
+    keys = F.normalize(attention.key_value(x)[..., :32].unflatten(-1, (4, 8)), dim=-1)[0]
+    nearest_frame = torch.einsum("tnhd,snhd->nhts", queries, keys).argmax(-1)  # among tokens of the same place
+    itself = (nearest_frame == torch.arange(30)).float().mean((0, 2))  # [H]
+    assert (itself[2:] == 1).all() and (itself[:2] < 0.5).all()
+    bias = attention.memory.age_bias.mean(-1)  # [H, table]
+    assert (bias[:2, 0] > bias[:2, 1]).all() and (bias[2:, 0] < bias[2:, 1]).all()
 
 
 def test_look_alikes_from_before_the_segment_do_not_crowd_out_the_segment():

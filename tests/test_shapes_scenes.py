@@ -94,7 +94,7 @@ def test_videos_are_as_long_as_promised_and_their_segments_apart(scenes):
 def test_all_facts_are_possible_and_kinds_have_their_shares(segments):
     assert all(possible(segment.facts) for _, _, segment, _ in segments)
     shares = Counter(segment.kind for _, _, segment, _ in segments)
-    wanted = {"now": 0.30, "earlier": 0.30, "order": 0.18, "before": 0.22}
+    wanted = {"now": 0.27, "earlier": 0.27, "order": 0.17, "before": 0.29}
     assert set(shares) == set(KINDS)
     for kind, share in wanted.items():
         assert shares[kind] / len(segments) == pytest.approx(share, abs=0.02)
@@ -215,7 +215,7 @@ def test_what_comes_back_was_clearly_seen_and_what_comes_in_never(scenes):
                         if state := track.at(time_s):
                             glimpsed.add((state.colour, track.shape))
                             seen[state.colour, track.shape] += state.alpha == 1 and 0.1 < state.x < 0.9
-    assert decoys[True, True] > 0.3 * decoys.total() and len(decoys) == 4
+    assert decoys[True, True] > 0.2 * decoys.total() and len(decoys) == 4
 
 
 def test_an_oracle_of_the_last_frame_knows_kind_now_and_only_guesses_the_others(segments):

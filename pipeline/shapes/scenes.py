@@ -21,7 +21,7 @@ from pipeline.shapes.grammar import CENTRE, COLOURS, PLACES, SHAPES, WHITE, Fact
 
 KINDS = ("now", "earlier", "order", "before")
 KIND_WEIGHTS = {"now": 30, "earlier": 30, "order": 18}  # `before` is drawn first; these share the rest
-BEFORE_SHARE = 0.3  # of the segments that have one before them; with 3-5 segments a video, 22 % of all
+BEFORE_SHARE = 0.4  # of the segments that have one before them; with 3-5 segments a video, 30 % of all
 
 SMALL, MEDIUM, LARGE = 0.105, 0.17, 0.25
 RADIUS = {"": MEDIUM, "small": SMALL, "large": LARGE, "tilted": MEDIUM}
@@ -371,12 +371,12 @@ def _draw_thing(rng: random.Random, cast: _Cast) -> Thing:
 
 
 def _draw_newcomer(rng: random.Random, cast: _Cast) -> Thing:
-    """Never seen, but mostly of a colour and a shape that were: remembering either alone must not be enough."""
+    """Never seen, but often of a colour or a shape that were: remembering either alone must not be enough."""
     colours, shapes = {c for c, _ in cast.seen}, {s for _, s in cast.seen}
     pools: dict[tuple[bool, bool], list[tuple[str, str]]] = {}
     for colour, shape in cast.unseen():
         pools.setdefault((colour in colours, shape in shapes), []).append((colour, shape))
-    weights = {(True, True): 5, (True, False): 2, (False, True): 2, (False, False): 1}
+    weights = {(True, True): 3, (True, False): 2, (False, True): 3, (False, False): 2}
     alike = rng.choices(list(pools), [weights[key] for key in pools])[0]
     return Thing(*rng.choice(pools[alike]))
 
