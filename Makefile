@@ -72,7 +72,7 @@ clean:
 	"$(PYTHON)" -m venv .venv
 
 # uv installs in half pip's time. It knows nothing of pip's settings (a mirror, a certificate): where it fails, pip does it.
-INSTALL = python -m pip install -q uv && uv pip install --python .venv/bin/python -r $< || python -m pip install -r $<
+INSTALL = python -m pip install -q uv && uv pip install --compile-bytecode --python .venv/bin/python -r $< || python -m pip install -r $<
 
 .venv/installed: requirements.txt | .venv/bin/python
 	$(INSTALL)

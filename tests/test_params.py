@@ -26,6 +26,13 @@ def test_every_params_file_here_is_complete_and_valid(path):
     load_params(path)
 
 
+def test_the_small_profile_for_own_data_differs_from_the_built_in_setting_only_where_the_data_does():
+    built_in, own = (load_params(Path(name)).model_dump() for name in ("params.yaml", "profiles/own.yaml"))
+    for params in (built_in, own):
+        del params["download"], params["frames"]["short_side_px"], params["caption"]["split"]
+    assert own == built_in
+
+
 def test_a_number_such_as_1e_3_is_a_number():
     assert load_params(PARAMS).finetune.learning_rate == pytest.approx(
         float(load_params(PARAMS).finetune.learning_rate)
