@@ -1,5 +1,6 @@
 """Does memory help? The memory against every one-frame baseline, and a memory of the video against one of the segment.
 
+    source .venv/bin/activate
     python -m bench.does_memory_help     # after `make demo`
 
 Runs what is missing as DVC experiments (minutes each; those that are there are kept), then compares each with `memory`,
