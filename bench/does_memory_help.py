@@ -15,12 +15,10 @@ from dataclasses import asdict
 
 from pipeline.compare import compare, read_scores, table
 
-BASELINES = {
+SETTINGS = {
     name: ["memory.enabled=false", f"finetune.baseline_frame={frame}"]
     for name, frame in (("baseline", "last"), ("first", "first"), ("middle", "middle"), ("mean", "mean"))
-}
-SETTINGS = {
-    **BASELINES,
+} | {
     "segment": ["memory.enabled=true", "memory.scope=segment", "finetune.baseline_frame=last"],
     "memory": ["memory.enabled=true", "memory.scope=video", "finetune.baseline_frame=last"],
 }

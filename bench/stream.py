@@ -33,7 +33,7 @@ def main() -> None:
     captioner, _ = load_captioner(asked.models / "finetuned", asked.models / "decoder")
     mapper = captioner.mapper
     assert isinstance(mapper, TransformerMapper)
-    stream = Stream(mapper, rows=1)
+    stream = Stream(mapper)
     frames = int(asked.hours * 3600 * FPS)
     generator = torch.Generator().manual_seed(0)
     before, started = peak_mib(), time.perf_counter()

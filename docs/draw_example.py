@@ -26,7 +26,9 @@ WIDTH = PICTURES * (SIDE + GAP)
 def main() -> None:
     baseline, memory = (read_scores(name).set_index("segment_id") for name in ("baseline", "memory"))
     right = (segments for _, segments in memory.groupby("video_id") if len(segments) == 4 and segments["facts"].all())
-    segments = next(segments for segments in right if segments["references"].map(comes_back).any())
+    segments = next((segments for segments in right if segments["references"].map(comes_back).any()), None)
+    if segments is None:
+        raise SystemExit("draw_example: the memory got no video right of four segments in which something comes back")
     [(_, frames)] = shards.iterate(FRAMES, [segments["video_id"].iloc[0]], columns=["timestamp_s", "jpeg"])
     times = frames["timestamp_s"].to_pylist()
     height = SIDE + 3 * LINE + MARGIN

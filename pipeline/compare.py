@@ -55,7 +55,8 @@ def read_scores(revision: str) -> pd.DataFrame:
         with dvc.api.open(SCORES.as_posix(), repo=".", rev=revision, mode="rb") as file:
             return pd.read_parquet(file)
     except Exception as error:  # DVC's, git's and Arrow's own, of a dozen kinds
-        raise ValueError(f"{revision}: no {SCORES} to be had ({error}); run it: dvc exp run -n {revision}") from error
+        run = "dvc repro" if revision == "workspace" else f"dvc exp run -n {revision}"
+        raise ValueError(f"{revision}: no {SCORES} to be had ({error}); run it: {run}") from error
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> list[Comparison]:

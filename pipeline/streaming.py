@@ -17,18 +17,17 @@ from pipeline.memory import History, Moments
 class Stream:
     """Streams of frames, B side by side.
 
-    stream = Stream(captioner.mapper, rows=1)
+    stream = Stream(captioner.mapper)
     for embedding in embeddings:  # [E]
         if a segment ends with this frame:
             prefix = stream.recall(embedding[None, None], segment_start)
         stream.remember(embedding[None, None])
     """
 
-    def __init__(self, mapper: TransformerMapper, rows: int) -> None:
+    def __init__(self, mapper: TransformerMapper) -> None:
         if mapper.memory is None:
             raise ValueError("this captioner has no memory; it sees one frame, and there is nothing to stream")
         self.mapper = mapper
-        self.rows = rows
         tokens = mapper.config.clip_tokens + mapper.config.prefix_tokens
         self.capacity = mapper.memory.max_entries // tokens  # frames
         # Room beyond the capacity: a buffer that is full moves what it keeps to its front, once in so many frames.
@@ -45,10 +44,10 @@ class Stream:
 
     def _remember(self, embeddings: Tensor) -> None:
         assert self.mapper.memory is not None
-        count = embeddings.shape[1]
+        rows, count, _ = embeddings.shape
         self._make_room(count)
         at = self.frames - self._forgotten  # where the piece goes
-        now = torch.arange(at, at + count, device=embeddings.device).expand(self.rows, -1)
+        now = torch.arange(at, at + count, device=embeddings.device).expand(rows, -1)
         moments = Moments(now, torch.zeros_like(now))
         x = self.mapper._tokens(embeddings)  # [B, T, N, D]
         top = max(self.mapper.memory.layers)

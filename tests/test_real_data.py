@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-from ruamel.yaml import YAML
+from conftest import write_params
 
 STAGES = [
     "download coco",
@@ -25,13 +25,16 @@ STAGES = [
 
 
 def test_real_pictures_and_videos_go_all_the_way(real_data, tmp_path):
-    params = YAML().load(Path("profiles/own.yaml").read_text())
-    params["download"]["coco"]["folder"] = str(real_data / "coco_mini")
-    params["download"]["activitynet"]["folder"] = str(real_data / "real_videos")
-    params["backbones"]["builtin"].update(encoder_steps=4, encoder_batch=16, decoder_steps=8)
-    params["pretrain"]["epochs"] = params["finetune"]["epochs"] = 1
-    with (tmp_path / "params.yaml").open("w") as file:
-        YAML().dump(params, file)
+    values = {
+        "download.coco.folder": str(real_data / "coco_mini"),
+        "download.activitynet.folder": str(real_data / "real_videos"),
+        "backbones.builtin.encoder_steps": 4,
+        "backbones.builtin.encoder_batch": 16,
+        "backbones.builtin.decoder_steps": 8,
+        "pretrain.epochs": 1,
+        "finetune.epochs": 1,
+    }
+    write_params(tmp_path / "params.yaml", Path("profiles/own.yaml"), values)
     said = {}
     for stage in STAGES:
         done = subprocess.run(

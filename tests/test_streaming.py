@@ -27,7 +27,7 @@ def test_frames_in_pieces_give_the_prefixes_of_the_whole_sequence(
     mapper = make_mapper(seed, layers=layers, k=k, max_entries=max_entries, gate=gate, time=time)
     generator = torch.Generator().manual_seed(seed)
     embeddings = torch.randn(rows, sum(pieces) + 1, 5, generator=generator, dtype=torch.float64)
-    stream = Stream(mapper, rows)
+    stream = Stream(mapper)
     at = 0
     for count in pieces:
         stream.remember(embeddings[:, at : at + count])
@@ -41,7 +41,7 @@ def test_frames_in_pieces_give_the_prefixes_of_the_whole_sequence(
 
 def test_a_long_stream_holds_no_more_than_its_memory():
     mapper = make_mapper(0, layers=(2, 3), max_entries=30)
-    stream = Stream(mapper, rows=1)
+    stream = Stream(mapper)
     sizes = set()
     for _ in range(500):
         stream.remember(torch.randn(1, 1, 5, dtype=torch.float64))
@@ -55,7 +55,7 @@ def test_a_cleared_stream_starts_anew():
     mapper = make_mapper(1)
     frames = torch.randn(1, 6, 5, dtype=torch.float64)
     start = torch.zeros(1, 1, dtype=torch.int64)
-    stream = Stream(mapper, rows=1)
+    stream = Stream(mapper)
     first = stream.recall(frames[:, :1], start)
     stream.remember(frames)
     assert not torch.equal(stream.recall(frames[:, :1], start), first)
@@ -67,4 +67,4 @@ def test_a_captioner_without_memory_has_nothing_to_stream():
     mapper = make_mapper(0)
     mapper.memory = None
     with pytest.raises(ValueError, match="has no memory"):
-        Stream(mapper, rows=1)
+        Stream(mapper)
