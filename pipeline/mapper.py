@@ -8,7 +8,7 @@ captioned from its last frame; everything before that frame reaches it through t
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -17,7 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.memory import History, MemoryAttention, MemoryConfig, Moments
+from pipeline.memory import (
+    History,
+    MemoryAttention,
+    MemoryConfig,
+    Moments,
+    Remembered,
+    keyframe_weights,
+    soft_keyframes,
+)
 
 # Scores of one block of query frames against the whole history: what bounds memory on long sequences.
 BLOCK_SCORES = 2**24
@@ -70,17 +78,18 @@ class Attention(nn.Module):
         keys, values = self.key_value(x).chunk(2, dim=-1)
         return History(F.normalize(self._split(keys), dim=-1), self._split(values))
 
-    def forward(self, x: Tensor, history: History | None, moments: Moments) -> Tensor:
-        """x [B, Q, N, D] -> [B, Q, N, D]."""
+    def forward(self, x: Tensor, history: History | None, moments: Moments) -> tuple[Tensor, Tensor | None]:
+        """x [B, Q, N, D] -> [B, Q, N, D]; and the attention paid to each frame of the history, [B, Q, T]."""
         queries = F.normalize(self._split(self.query(x)), dim=-1)  # [B, H, Q, N, d]
         local = self.store(x)
         scale = self.log_scale.exp().view(-1, 1, 1, 1)
         logits = scale * (queries @ local.keys.transpose(-1, -2))  # [B, H, Q, N, N]
+        attended = None
         if self.memory is None or history is None:
             out = logits.softmax(-1) @ local.values
         else:
-            out = self.memory(queries, logits, local.values, history, moments, scale)
-        return self.out(out.permute(0, 2, 3, 1, 4).flatten(3))
+            out, attended = self.memory(queries, logits, local.values, history, moments, scale)
+        return self.out(out.permute(0, 2, 3, 1, 4).flatten(3)), attended
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)  # [B, T, N, D] -> [B, H, T, N, d]
@@ -101,9 +110,11 @@ class Layer(nn.Module):
     def store(self, x: Tensor) -> History:
         return self.attention.store(self.norm1(x))
 
-    def forward(self, x: Tensor, history: History | None, moments: Moments) -> Tensor:
-        x = x + self.attention(self.norm1(x), history, moments)
-        return x + self.feed_forward(self.norm2(x))
+    def forward(self, x: Tensor, history: History | None, moments: Moments) -> tuple[Tensor, Tensor | None]:
+        """As Attention's."""
+        out, attended = self.attention(self.norm1(x), history, moments)
+        x = x + out
+        return x + self.feed_forward(self.norm2(x)), attended
 
 
 class TransformerMapper(nn.Module):
@@ -122,10 +133,9 @@ class TransformerMapper(nn.Module):
 
     def begin_memory(self) -> None:
         """Make a mapper that was pretrained without memory ready to learn with one."""
-        for layer in self.layers:
-            assert isinstance(layer, Layer)
-            if layer.attention.memory and self.memory and self.memory.scope == "video" and self.memory.time == "age":
-                layer.attention.seek_likeness()
+        if self.memory and self.memory.scope == "video" and self.memory.time == "age":
+            for number in self.memory.layers:
+                self._layer(number).attention.seek_likeness()
 
     def forward(self, embeddings: Tensor, moments: Moments) -> Tensor:
         """Prefixes of segments.
@@ -135,40 +145,84 @@ class TransformerMapper(nn.Module):
             moments: the last frame and the first of each segment, [B, R] each.
 
         Returns:
-            [B, R, P, decoder width].
+            [B, R, P, decoder width], and with keyframes P tokens of each before those of the last frame.
         """
-        histories = self.remember(embeddings)
-        return self.recall(_frames_at(embeddings, moments.frame), histories, moments)
+        now = _frames_at(embeddings, moments.frame)
+        stored = embeddings.detach() if self.memory and self.memory.gradient == "detached" else embeddings
+        return self.recall(now, Remembered(self.remember(embeddings), stored), moments)
 
-    def remember(self, embeddings: Tensor) -> dict[int, History]:
-        """What each memory layer has stored of every frame: the frame-parallel pass.
+    def remember(
+        self, embeddings: Tensor, *, first: int = 0, keep: Callable[[int, History], History] | None = None
+    ) -> dict[int, History]:
+        """What each memory layer stores of frames: the frame-parallel pass.
 
         A layer's keys and values depend only on the layers below, so all frames go through a layer at once,
         and a block-causal rule on what a query may retrieve makes it the same as frame by frame. The top memory
         layer only stores: nobody but a segment's last frame asks it anything.
+
+        Args:
+            embeddings: [B, T, E].
+            first: frames that were remembered before these.
+            keep: takes a layer's number and what it stores of these frames, and returns all that it has stored.
         """
         if self.memory is None:
             return {}
         batch, frames, _ = embeddings.shape
-        every = torch.arange(frames, device=embeddings.device).expand(batch, -1)
+        every = torch.arange(first, first + frames, device=embeddings.device).expand(batch, -1)
         moments = Moments(every, torch.zeros_like(every))
+        top = max(self.memory.layers)
         histories = {}
         with torch.no_grad() if self.memory.gradient == "detached" else nullcontext():
             x = self._tokens(embeddings)  # [B, T, N, D]
-            for number, layer in enumerate(self.layers[: max(self.memory.layers)], start=1):
-                history = None
+            for number in range(1, top + 1):
+                layer, history = self._layer(number), None
                 if number in self.memory.layers:
-                    assert isinstance(layer, Layer)
-                    history = histories[number] = layer.store(x)
-                if number < max(self.memory.layers):
+                    stored = layer.store(x)
+                    history = histories[number] = keep(number, stored) if keep else stored
+                if number < top:
                     x = self._blockwise(layer, x, history, moments)
         return histories
 
-    def recall(self, embeddings: Tensor, histories: dict[int, History], moments: Moments) -> Tensor:
+    def recall(self, embeddings: Tensor, remembered: Remembered | None, moments: Moments) -> Tensor:
         """Prefixes from the last frames of segments, embeddings [B, R, E], and what was stored before them."""
-        x = self._tokens(embeddings)  # [B, R, N, D]
+        x, attended = self._through(embeddings, remembered, moments)
+        if self.memory is None or not self.memory.keyframes:
+            return self._prefix(x)
+        keyframes = self._keyframes(embeddings, attended, remembered, moments)  # [B, R, keyframes, E]
+        earlier, _ = self._through(keyframes.flatten(1, 2), None, moments)
+        earlier = self._prefix(earlier).unflatten(1, (-1, self.memory.keyframes))
+        return torch.cat([earlier.flatten(2, 3), self._prefix(x)], dim=2)
+
+    def _through(
+        self, embeddings: Tensor, remembered: Remembered | None, moments: Moments
+    ) -> tuple[Tensor, Tensor | None]:
+        """[B, Q, E] -> [B, Q, N, D], and the attention that the top memory layer pays to each frame, [B, Q, T]."""
+        x, top = self._tokens(embeddings), None
         for number, layer in enumerate(self.layers, start=1):
-            x = layer(x, histories.get(number), moments)
+            x, attended = layer(x, remembered.layers.get(number) if remembered else None, moments)
+            top = attended if attended is not None else top
+        return x, top
+
+    def _keyframes(
+        self, embeddings: Tensor, attended: Tensor | None, remembered: Remembered | None, moments: Moments
+    ) -> Tensor:
+        """Keyframes [B, R, keyframes, E] of segments; the last frame's where there is none before it."""
+        assert self.memory is not None
+        alone = embeddings[:, :, None].expand(-1, -1, self.memory.keyframes, -1)
+        if attended is None or remembered is None:
+            return alone
+        tokens = self.config.clip_tokens + self.config.prefix_tokens
+        since = self.memory.oldest(moments, tokens).maximum(moments.segment_start)
+        weights = keyframe_weights(attended, since, moments)
+        means = soft_keyframes(weights, remembered.embeddings, self.memory.keyframes)
+        return torch.where((since < moments.frame)[:, :, None, None], means, alone)
+
+    def _layer(self, number: int) -> Layer:
+        layer = self.layers[number - 1]
+        assert isinstance(layer, Layer)
+        return layer
+
+    def _prefix(self, x: Tensor) -> Tensor:
         return self.output(x[:, :, self.config.clip_tokens :])
 
     def _tokens(self, embeddings: Tensor) -> Tensor:
@@ -178,15 +232,16 @@ class TransformerMapper(nn.Module):
     def _blockwise(self, layer: nn.Module, x: Tensor, history: History | None, moments: Moments) -> Tensor:
         """`layer` over blocks of query frames, so that no more than BLOCK_SCORES scores exist at once."""
         if history is None:
-            return layer(x, None, moments)
+            return layer(x, None, moments)[0]
         out = []
-        for start, stop in _blocks(history):
-            seen = History(history.keys[:, :, :stop], history.values[:, :, :stop])
+        before = history.keys.shape[2] - x.shape[1]
+        for start, stop in _blocks(history, x.shape[1]):
+            seen = History(history.keys[:, :, : before + stop], history.values[:, :, : before + stop])
             block = Moments(moments.frame[:, start:stop], moments.segment_start[:, start:stop])
             if torch.is_grad_enabled() and stop - start < x.shape[1]:
-                out.append(checkpoint(layer, x[:, start:stop], seen, block, use_reentrant=False))
+                out.append(checkpoint(layer, x[:, start:stop], seen, block, use_reentrant=False)[0])
             else:
-                out.append(layer(x[:, start:stop], seen, block))
+                out.append(layer(x[:, start:stop], seen, block)[0])
         return torch.cat(out, dim=1)
 
 
@@ -221,8 +276,8 @@ def _frames_at(embeddings: Tensor, frame: Tensor) -> Tensor:
     return embeddings.gather(1, frame[:, :, None].expand(-1, -1, embeddings.shape[-1]))
 
 
-def _blocks(history: History) -> Iterator[tuple[int, int]]:
-    batch, heads, frames, tokens, _ = history.keys.shape
-    size = max(1, BLOCK_SCORES // (batch * heads * tokens * frames * tokens))
+def _blocks(history: History, frames: int) -> Iterator[tuple[int, int]]:
+    batch, heads, stored, tokens, _ = history.keys.shape
+    size = max(1, BLOCK_SCORES // (batch * heads * tokens * stored * tokens))
     for start in range(0, frames, size):
         yield start, min(start + size, frames)

@@ -21,6 +21,14 @@ OTHERS_BIAS = -0.5  # of a cosine: what a head is at first put off by frames tha
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Where in its sequence each query frame stands."""
+
+    frame: Tensor  # [B, Q] int64; a query sees only frames before it
+    segment_start: Tensor  # [B, Q] int64; first frame of the segment being captioned, 0 where none is
+
+
+@dataclass(frozen=True)
 class MemoryConfig:
     """What memory.* of params.yaml says of a trained model's memory."""
 
@@ -31,22 +39,27 @@ class MemoryConfig:
     time: str  # age | none
     scope: str  # video | segment
     gradient: str  # through | detached
+    keyframes: int  # soft keyframes of the segment that get prefix tokens of their own
+
+    def oldest(self, moments: Moments, tokens: int) -> Tensor:
+        """First frame that a query still remembers, [B, Q], with `tokens` entries a frame."""
+        return (moments.frame - self.max_entries // tokens).clamp(min=0)
 
 
 @dataclass(frozen=True)
 class History:
-    """One layer's stored keys and values of a batch of sequences, and who may look at what."""
+    """One layer's stored keys and values of a batch of sequences."""
 
     keys: Tensor  # [B, H, T, N, d]
     values: Tensor  # [B, H, T, N, d]
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Where in its sequence each query frame stands."""
+class Remembered:
+    """What a mapper has stored of T frames."""
 
-    frame: Tensor  # [B, Q] int64; a query sees only frames before it
-    segment_start: Tensor  # [B, Q] int64; first frame of the segment being captioned, 0 where none is
+    layers: dict[int, History]  # by number of the memory layer
+    embeddings: Tensor  # [B, T, E]
 
 
 def age_bucket(age: Tensor) -> Tensor:
@@ -125,7 +138,7 @@ class MemoryAttention(nn.Module):
         history: History,
         moments: Moments,
         scale: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Attend to a frame's own tokens and to the nearest of the history.
 
         Args:
@@ -135,35 +148,39 @@ class MemoryAttention(nn.Module):
             scale: [H, 1, 1, 1].
 
         Returns:
-            [B, H, Q, N, d].
+            [B, H, Q, N, d]; and [B, Q, T], the attention that a query frame pays to each frame: its mean over heads
+            and tokens.
         """
-        batch, heads, frames, tokens, width = history.keys.shape
-        index, found = self._retrieve(queries, history.keys, moments)
-        # One flat table and F.embedding: on CPU its backward is faster than gather's and index_select's.
-        rows = index + (torch.arange(batch * heads, device=index.device) * frames * tokens).view(batch, heads, 1, 1, 1)
-        keys = F.embedding(rows, history.keys.reshape(-1, width))  # [B, H, Q, N, K, d]
-        values = F.embedding(rows, history.values.reshape(-1, width))  # [B, H, Q, N, K, d]
-        logits = torch.einsum("bhqnd,bhqnkd->bhqnk", queries, keys)
+        near = self._neighbours(queries, history, moments)
+        logits = near.logits(queries)
         if self.config.time == "age":
-            row = self._age_row(index // tokens, moments)  # [B, H, Q, N, K]
+            row = self._age_row(history.keys.shape[2], moments)[:, None, :, None]  # [B, 1, Q, 1, T]
             by_age = torch.einsum("bhqnd,had->bhqna", queries, self.age_key.flatten(1, 2))
             by_age = by_age + self.age_bias.flatten(1)[:, None, None]  # [B, H, Q, N, A]
-            logits = logits + by_age.gather(-1, row)
-        logits = (logits * scale).masked_fill(~found, -torch.inf)
+            row = row.expand(*by_age.shape[:-1], -1)  # [B, H, Q, N, T]
+            logits = logits + near.of_frames(by_age.gather(-1, row))
+        logits = (logits * scale).masked_fill(~near.found, -torch.inf)
 
         if self.config.gate == "joint":
             weights = torch.cat([local_logits, logits], dim=-1).softmax(-1)
-            local_weights, memory_weights = weights.split([tokens, index.shape[-1]], dim=-1)
+            local_weights, memory_weights = weights.split([local_logits.shape[-1], logits.shape[-1]], dim=-1)
         else:
-            remembers = found.any(-1, keepdim=True)  # else local only; also keeps softmax off a row of -inf
+            remembers = near.found.any(-1, keepdim=True)  # else local only; also keeps softmax off a row of -inf
             gate = self.gate_logit.sigmoid().view(-1, 1, 1, 1) * remembers
             local_weights = (1 - gate) * local_logits.softmax(-1)
             memory_weights = gate * logits.masked_fill(~remembers, 0.0).softmax(-1)
-        out = local_weights @ local_values + torch.einsum("bhqnk,bhqnkd->bhqnd", memory_weights, values)
+        out = local_weights @ local_values + near.read(memory_weights)
+        by_frame = near.to_frames(memory_weights)  # [B, H, Q, N, T]
         if self.config.time == "age":
-            by_age = torch.zeros_like(by_age).scatter_add(-1, row, memory_weights.to(by_age.dtype))
+            by_age = torch.zeros_like(by_age).scatter_add(-1, row, by_frame)
             out = out + torch.einsum("bhqna,had->bhqnd", by_age, self.age_value.flatten(1, 2))
-        return out
+        return out, by_frame.mean((1, 3))
+
+    def _neighbours(self, queries: Tensor, history: History, moments: Moments) -> "_Gathered | _Masked":
+        index, found = self._retrieve(queries, history.keys, moments)
+        # Matrix products with every key cost less than gathering a good part of them.
+        every = history.keys.shape[2] * history.keys.shape[3]
+        return (_Masked if every <= index.shape[-1] * queries.shape[-1] else _Gathered)(history, index, found)
 
     def _retrieve(self, queries: Tensor, keys: Tensor, moments: Moments) -> tuple[Tensor, Tensor]:
         """The k nearest of the segment and, where the memory is older than the segment, the k nearest from before it.
@@ -171,13 +188,110 @@ class MemoryAttention(nn.Module):
         Each part has its own k: frames that look like now are plentiful in a long video, and k of them from other
         segments would leave no room for what happened in this one.
         """
-        oldest = (moments.frame - self.config.max_entries // keys.shape[3]).clamp(min=0)
+        oldest = self.config.oldest(moments, tokens=keys.shape[3])
         windows = [(oldest.maximum(moments.segment_start), moments.frame)]
         if moments.segment_start.any():
             windows.append((oldest, moments.segment_start))
         return nearest(queries.float(), keys.float(), windows, k=self.config.k)
 
-    def _age_row(self, frame: Tensor, moments: Moments) -> Tensor:
-        now = moments.frame[:, None, :, None, None]  # [B, 1, Q, 1, 1]
-        before = frame < moments.segment_start[:, None, :, None, None]
-        return age_bucket(now - frame) + AGE_BUCKETS * before
+    def _age_row(self, frames: int, moments: Moments) -> Tensor:
+        """Row of the flat age table of every frame for every query frame, [B, Q, T]."""
+        frame = torch.arange(frames, device=moments.frame.device)
+        before = frame < moments.segment_start[:, :, None]
+        return age_bucket(moments.frame[:, :, None] - frame) + AGE_BUCKETS * before
+
+
+class _Gathered:
+    """The neighbours of each query, K of them fetched from the history. M: sums wanted, with weights of their own."""
+
+    def __init__(self, history: History, index: Tensor, found: Tensor) -> None:
+        batch, heads, self.frames, tokens, width = history.keys.shape
+        # One flat table and F.embedding: on CPU its backward is faster than gather's and index_select's.
+        first = torch.arange(batch * heads, device=index.device) * self.frames * tokens
+        rows = index + first.view(batch, heads, 1, 1, 1)
+        self.keys = F.embedding(rows, history.keys.reshape(-1, width))  # [B, H, Q, N, K, d]
+        self.values = F.embedding(rows, history.values.reshape(-1, width))
+        self.frame = index // tokens
+        self.found = found  # [B, H, Q, N, K]
+
+    def logits(self, queries: Tensor) -> Tensor:
+        """Inner products with the neighbours, [B, H, Q, N, K]."""
+        return torch.einsum("bhqnd,bhqnkd->bhqnk", queries, self.keys)
+
+    def read(self, weights: Tensor) -> Tensor:
+        """[B, H, Q, N, K] -> [B, H, Q, N, d]."""
+        return torch.einsum("bhqnk,bhqnkd->bhqnd", weights, self.values)
+
+    def of_frames(self, by_frame: Tensor) -> Tensor:
+        """What is said of frames, said of the neighbours: [B, H, Q, N, T] -> [B, H, Q, N, K]."""
+        return by_frame.gather(-1, self.frame)
+
+    def to_frames(self, weights: Tensor) -> Tensor:
+        """Each frame's sum: [B, H, Q, N, K] -> [B, H, Q, N, T]."""
+        zeros = weights.new_zeros(*weights.shape[:-1], self.frames)
+        return zeros.scatter_add(-1, self.frame, weights)
+
+
+class _Masked:
+    """The same with all keys as neighbours, K = T * N, of which only the nearest are `found`."""
+
+    def __init__(self, history: History, index: Tensor, found: Tensor) -> None:
+        self.tokens = history.keys.shape[3]
+        self.keys = history.keys.flatten(2, 3)  # [B, H, T*N, d]
+        self.values = history.values.flatten(2, 3)
+        none = torch.zeros(*index.shape[:-1], self.keys.shape[2], dtype=torch.int8, device=index.device)
+        self.found = none.scatter_reduce(-1, index, found.to(torch.int8), "amax") > 0
+
+    def logits(self, queries: Tensor) -> Tensor:
+        products = queries.flatten(2, 3) @ self.keys.transpose(-1, -2)
+        return products.view(*queries.shape[:-1], -1)
+
+    def read(self, weights: Tensor) -> Tensor:
+        return (weights.flatten(2, 3) @ self.values).view(*weights.shape[:-1], -1)
+
+    def of_frames(self, by_frame: Tensor) -> Tensor:
+        return by_frame.repeat_interleave(self.tokens, dim=-1)
+
+    def to_frames(self, weights: Tensor) -> Tensor:
+        return weights.unflatten(-1, (-1, self.tokens)).sum(-1)
+
+
+def soft_keyframes(weights: Tensor, embeddings: Tensor, count: int) -> Tensor:
+    """What a segment's frames looked like on average, part by part, in the order of time.
+
+    In the order of time the frames' weights are cut into `count` parts of equal weight; a part's weighted mean
+    embedding is a keyframe. So the keyframes come in order whenever and however fast things happen: what else is in
+    a memory is a set, out of which "red, then blue" must be read from ages.
+
+    Args:
+        weights: [B, R, T], of every frame, for each of R segments; their sum is 1.
+        embeddings: [B, T, E].
+
+    Returns:
+        [B, R, count, E], oldest first.
+    """
+    over = weights.cumsum(-1)
+    edges = torch.linspace(0, 1, count + 1, dtype=weights.dtype, device=weights.device)
+    low, high = edges[:-1, None], edges[1:, None]
+    # A frame fills a stretch of the whole weight; what of it lies in each part, [B, R, count, T].
+    stretch = (over[:, :, None].minimum(high) - (over - weights)[:, :, None].maximum(low)).clamp(min=0)
+    return count * stretch @ embeddings[:, None]
+
+
+def keyframe_weights(attended: Tensor, since: Tensor, moments: Moments) -> Tensor:
+    """Weight of every frame in its segment's keyframes, [B, R, T]; their sum is 1, or 0 where there is no frame.
+
+    Half of it goes where the memory's attention goes; half is spread evenly, so that no stretch of the segment is
+    out of sight (attention that starts with likeness to the last frame would never learn what looked different).
+
+    Args:
+        attended: [B, R, T], attention paid to every frame.
+        since: [B, R] int64, the first frame of the segment that is remembered.
+    """
+    frame = torch.arange(attended.shape[-1], device=attended.device)
+    there = (frame >= since[:, :, None]) & (frame < moments.frame[:, :, None])
+    attended = attended * there
+    least = torch.finfo(attended.dtype).tiny
+    return 0.5 * attended / attended.sum(-1, keepdim=True).clamp(min=least) + 0.5 * there / there.sum(
+        -1, keepdim=True
+    ).clamp(min=1)

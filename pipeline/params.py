@@ -170,6 +170,7 @@ class MemoryParams(Section):
     time: Literal["age", "none"]
     scope: Literal["video", "segment"]
     gradient: Literal["through", "detached"]
+    keyframes: Count
     index: Literal["exact"]
 
 

@@ -10,8 +10,8 @@ B rows: streams that run side by side   T frames of a piece   R segments   E wid
 import torch
 from torch import Tensor
 
-from pipeline.mapper import Layer, TransformerMapper
-from pipeline.memory import History, Moments
+from pipeline.mapper import TransformerMapper
+from pipeline.memory import History, Moments, Remembered
 
 
 class Stream:
@@ -35,6 +35,7 @@ class Stream:
         self.frames = 0  # seen since the start
         self._forgotten = 0  # frames that have left the buffers, which start with the next one
         self._buffers: dict[int, History] = {}  # by layer; longer than what is in them
+        self._embeddings = torch.empty(0)  # [B, as long, E]
 
     @torch.no_grad()
     def remember(self, embeddings: Tensor) -> None:
@@ -43,25 +44,20 @@ class Stream:
             self._remember(piece)
 
     def _remember(self, embeddings: Tensor) -> None:
-        assert self.mapper.memory is not None
-        rows, count, _ = embeddings.shape
+        count = embeddings.shape[1]
         self._make_room(count)
         at = self.frames - self._forgotten  # where the piece goes
-        now = torch.arange(at, at + count, device=embeddings.device).expand(rows, -1)
-        moments = Moments(now, torch.zeros_like(now))
-        x = self.mapper._tokens(embeddings)  # [B, T, N, D]
-        top = max(self.mapper.memory.layers)
-        for number, layer in enumerate(self.mapper.layers[:top], start=1):
-            assert isinstance(layer, Layer)
-            history = None
-            if number in self.mapper.memory.layers:
-                stored = layer.store(x)
-                buffer = self._buffer(number, stored)
-                buffer.keys[:, :, at : at + count] = stored.keys
-                buffer.values[:, :, at : at + count] = stored.values
-                history = self._view(number, at + count)
-            if number < top:
-                x = layer(x, history, moments)
+
+        def keep(number: int, stored: History) -> History:
+            buffer = self._buffer(number, stored)
+            buffer.keys[:, :, at : at + count] = stored.keys
+            buffer.values[:, :, at : at + count] = stored.values
+            return self._view(number, at + count)
+
+        self.mapper.remember(embeddings, first=at, keep=keep)
+        if not len(self._embeddings):
+            self._embeddings = embeddings.new_zeros(len(embeddings), self.capacity + self._room, embeddings.shape[2])
+        self._embeddings[:, at : at + count] = embeddings
         self.frames += count
 
     @torch.no_grad()
@@ -76,15 +72,18 @@ class Stream:
             [B, R, P, decoder width].
         """
         at = self.frames - self._forgotten
-        now = torch.full_like(segment_start, at)
-        histories = {number: self._view(number, at) for number in self._buffers}
-        wide = embeddings.expand(-1, segment_start.shape[1], -1)
-        return self.mapper.recall(wide, histories, Moments(now, segment_start - self._forgotten))
+        remembered = None
+        if at:
+            layers = {number: self._view(number, at) for number in self._buffers}
+            remembered = Remembered(layers, self._embeddings[:, :at])
+        moments = Moments(torch.full_like(segment_start, at), segment_start - self._forgotten)
+        return self.mapper.recall(embeddings.expand(-1, segment_start.shape[1], -1), remembered, moments)
 
     def clear(self) -> None:
         """Forget everything."""
         self.frames = self._forgotten = 0
         self._buffers = {}
+        self._embeddings = torch.empty(0)
 
     def _view(self, number: int, frames: int) -> History:
         """A layer's first frames in its buffer."""
@@ -105,4 +104,5 @@ class Stream:
         for buffer in self._buffers.values():
             for part in (buffer.keys, buffer.values):
                 part[:, :, : self.capacity] = part[:, :, held - self.capacity : held].clone()
+        self._embeddings[:, : self.capacity] = self._embeddings[:, held - self.capacity : held].clone()
         self._forgotten += held - self.capacity

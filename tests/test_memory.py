@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline import mapper as mapper_module
 from pipeline.mapper import MapperConfig, TransformerMapper
-from pipeline.memory import AGE_BUCKETS, MemoryConfig, Moments, age_bucket, nearest
+from pipeline.memory import AGE_BUCKETS, MemoryConfig, Moments, age_bucket, nearest, soft_keyframes
 
 
 def slow_prefix(mapper: TransformerMapper, frames: torch.Tensor, end: int, start: int) -> torch.Tensor:
@@ -19,10 +19,38 @@ def slow_prefix(mapper: TransformerMapper, frames: torch.Tensor, end: int, start
     stored: dict[int, list] = {number: [] for number in mapper.memory.layers}  # layer -> [(frame, keys, values)]
     for t in range(end):
         _slow_frame(mapper, frames[t], t, 0, stored, store=True)
-    return _slow_frame(mapper, frames[end], end, start, stored, store=False)
+    prefix = _slow_frame(mapper, frames[end], end, start, stored, store=False)
+    if not mapper.memory.keyframes:
+        return prefix
+    nothing = {number: [] for number in mapper.memory.layers}
+    keyframes = _slow_keyframes(mapper, frames, end, start, stored)
+    return torch.cat([*(_slow_frame(mapper, frame, 0, 0, nothing, store=False) for frame in keyframes), prefix])
 
 
-def _slow_frame(mapper, embedding, now, segment_start, stored, *, store):
+def _slow_keyframes(mapper, frames, end, start, stored):
+    """The soft keyframes [E] of a segment: its frames laid out as stretches of weight, cut into equal parts."""
+    count, top = mapper.memory.keyframes, max(mapper.memory.layers)
+    tokens = mapper.config.clip_tokens + mapper.config.prefix_tokens
+    remembered = [entry for entry in stored[top][-(mapper.memory.max_entries // tokens) :] if entry[0] >= start]
+    if not remembered:
+        return [frames[end]] * count
+    attended: dict[int, torch.Tensor] = {}
+    _slow_frame(mapper, frames[end], end, start, stored, store=False, attended=attended)
+    paid = torch.stack([attended[frame] for frame, _, _ in remembered])
+    weights = 0.5 * paid / paid.sum() + 0.5 / len(remembered)
+    keyframes = [torch.zeros_like(frames[0]) for _ in range(count)]
+    begin = torch.zeros((), dtype=weights.dtype)
+    for (frame, _, _), weight in zip(remembered, weights, strict=True):
+        for part in range(count):
+            low, high = torch.clamp(begin, min=part / count), torch.clamp(begin + weight, max=(part + 1) / count)
+            if high > low:
+                keyframes[part] = keyframes[part] + count * (high - low) * frames[frame]
+        begin = begin + weight
+    return keyframes
+
+
+def _slow_frame(mapper, embedding, now, segment_start, stored, *, store, attended=None):
+    """The prefix of one frame; `attended` takes what the top memory layer's attention pays to each earlier frame."""
     config = mapper.config
     x = torch.cat([mapper.project(embedding).view(config.clip_tokens, -1), mapper.constants])  # [N, D]
     for number, layer in enumerate(mapper.layers, start=1):
@@ -33,6 +61,9 @@ def _slow_frame(mapper, embedding, now, segment_start, stored, *, store):
         keys, values = keys.reshape(queries.shape), values.reshape(queries.shape)
         queries, keys = F.normalize(queries, dim=-1), F.normalize(keys, dim=-1)
         rows = []
+        if attention.memory is not None and attended is not None:
+            attended.clear()
+            attended.update({frame: x.new_zeros(()) for frame, _, _ in stored[number]})
         for n in range(len(y)):
             heads = []
             for h in range(config.heads):
@@ -42,7 +73,11 @@ def _slow_frame(mapper, embedding, now, segment_start, stored, *, store):
                 far = []
                 if attention.memory is not None:
                     far = _slow_retrieval(attention, queries[n, h], h, now, segment_start, stored[number])
-                heads.append(_slow_combine(attention.memory, h, local, far))
+                out, paid = _slow_combine(attention.memory, h, local, far)
+                heads.append(out)
+                for (_, _, frame), weight in zip(far, paid, strict=True):
+                    if attended is not None:
+                        attended[frame] = attended[frame] + weight
             rows.append(torch.cat(heads))
         if attention.memory is not None and store:
             detach = mapper.memory.gradient == "detached"
@@ -68,27 +103,33 @@ def _slow_retrieval(attention, query, h, now, segment_start, stored):
             table, row = int(frame < segment_start), int(age_bucket(torch.tensor(now - frame)))
             logit = logit + memory.age_key[h, table, row] @ query + memory.age_bias[h, table, row]
             value = value + memory.age_value[h, table, row]
-        found.append((logit * attention.log_scale[h].exp(), value))
+        found.append((logit * attention.log_scale[h].exp(), value, frame))
     return found
 
 
 def _slow_combine(memory, h, local, far):
-    def mix(pairs):
-        weights = torch.stack([logit for logit, _ in pairs]).softmax(0)
-        return weights @ torch.stack([value for _, value in pairs])
+    """A head's output and the weight of each of `far`."""
+
+    def mix(entries):
+        weights = torch.stack([entry[0] for entry in entries]).softmax(0)
+        return weights @ torch.stack([entry[1] for entry in entries]), weights
 
     if not far:
-        return mix(local)
+        return mix(local)[0], []
     if memory.config.gate == "joint":
-        return mix(local + far)
+        out, weights = mix(local + far)
+        return out, weights[len(local) :]
     gate = memory.gate_logit[h].sigmoid()
-    return gate * mix(far) + (1 - gate) * mix(local)
+    remembered, weights = mix(far)
+    return gate * remembered + (1 - gate) * mix(local)[0], gate * weights
 
 
 def make_mapper(seed: int, **memory) -> TransformerMapper:
     torch.manual_seed(seed)
     config = MapperConfig("transformer", 4, 2, 8, 2, 1, embedding_width=5, decoder_width=6)
-    usual = MemoryConfig((2, 3), k=3, max_entries=64, gate="joint", time="age", scope="video", gradient="through")
+    usual = MemoryConfig(
+        (2, 3), k=3, max_entries=64, gate="joint", time="age", scope="video", gradient="through", keyframes=0
+    )
     mapper = TransformerMapper(config, replace(usual, **memory)).double()
     for parameter in mapper.parameters():  # nothing at its initial zero, so that nothing is tested at zero
         torch.nn.init.normal_(parameter, std=0.5) if parameter.dim() > 1 else parameter.data.add_(
@@ -107,18 +148,20 @@ def make_mapper(seed: int, **memory) -> TransformerMapper:
     gate=st.sampled_from(["joint", "sigmoid"]),
     time=st.sampled_from(["age", "none"]),
     gradient=st.sampled_from(["through", "detached"]),
+    keyframes=st.integers(0, 3),
     lengths=st.lists(st.integers(1, 7), min_size=1, max_size=3),
     one_frame_blocks=st.booleans(),
 )
 def test_the_frame_parallel_pass_equals_frame_by_frame(
-    seed, layers, k, max_entries, gate, time, gradient, lengths, one_frame_blocks
+    seed, layers, k, max_entries, gate, time, gradient, keyframes, lengths, one_frame_blocks
 ):
-    mapper = make_mapper(seed, layers=layers, k=k, max_entries=max_entries, gate=gate, time=time, gradient=gradient)
+    memory = {"gate": gate, "time": time, "gradient": gradient, "keyframes": keyframes}
+    mapper = make_mapper(seed, layers=layers, k=k, max_entries=max_entries, **memory)
     generator = torch.Generator().manual_seed(seed)
     embeddings = torch.randn(len(lengths), max(lengths), 5, generator=generator, dtype=torch.float64)
     end = torch.stack([torch.randint(0, n, (2,), generator=generator) for n in lengths])
     start = (end - torch.randint(0, 3, end.shape, generator=generator)).clamp(min=0)
-    wanted_gradient = torch.randn(len(lengths), 2, 1, 6, generator=generator, dtype=torch.float64)
+    wanted_gradient = torch.randn(len(lengths), 2, 1 + keyframes, 6, generator=generator, dtype=torch.float64)
 
     slow = torch.stack(
         [
@@ -199,10 +242,12 @@ def test_nearest_finds_the_largest_inner_products_and_says_where_there_are_too_f
 def test_a_memory_begins_with_heads_that_seek_likeness_before_the_segment():
     torch.manual_seed(0)
     config = MapperConfig("transformer", 2, 4, 32, 2, 2, embedding_width=8, decoder_width=6)
-    memory = MemoryConfig((2,), k=4, max_entries=999, gate="joint", time="age", scope="video", gradient="through")
+    memory = MemoryConfig(
+        (2,), k=4, max_entries=999, gate="joint", time="age", scope="video", gradient="through", keyframes=0
+    )
     mapper = TransformerMapper(config, memory)
     mapper.begin_memory()
-    x = mapper.layers[0](mapper._tokens(torch.randn(1, 30, 8)), None, None)  # [1, T, N, D]
+    x, _ = mapper.layers[0](mapper._tokens(torch.randn(1, 30, 8)), None, None)  # [1, T, N, D]
     attention, x = mapper.layers[1].attention, mapper.layers[1].norm1(x)
     queries = F.normalize(attention.query(x).unflatten(-1, (4, 8)), dim=-1)[0]  # [T, N, H, d]
     keys = F.normalize(attention.key_value(x)[..., :32].unflatten(-1, (4, 8)), dim=-1)[0]
@@ -211,6 +256,36 @@ def test_a_memory_begins_with_heads_that_seek_likeness_before_the_segment():
     assert (itself[2:] == 1).all() and (itself[:2] < 0.5).all()
     bias = attention.memory.age_bias.mean(-1)  # [H, table]
     assert (bias[:2, 0] > bias[:2, 1]).all() and (bias[2:, 0] < bias[2:, 1]).all()
+
+
+def test_keyframes_are_means_of_parts_of_equal_weight_in_the_order_of_time():
+    frames = torch.tensor([[[10.0], [20.0], [30.0], [40.0]]])
+    even = torch.full((1, 1, 4), 0.25)
+    assert soft_keyframes(even, frames, 2).flatten().tolist() == [15, 35]
+    assert soft_keyframes(even, frames, 1).flatten().tolist() == [25]
+    assert soft_keyframes(even, frames, 8).flatten().tolist() == [10, 10, 20, 20, 30, 30, 40, 40]
+    uneven = torch.tensor([[[0.0, 0.5, 0.0, 0.5]]])
+    assert soft_keyframes(uneven, frames, 2).flatten().tolist() == [20, 40]
+
+
+def test_keyframes_tell_a_segment_from_its_reverse_whatever_the_ages_say():
+    mapper = make_mapper(6, layers=(3,), k=50, time="none", keyframes=2)
+    frames = torch.randn(1, 5, 5, dtype=torch.float64)
+    moments = Moments(torch.tensor([[4]]), torch.tensor([[0]]))
+    there, back = mapper(frames, moments)[0, 0], mapper(frames[:, [3, 2, 1, 0, 4]], moments)[0, 0]
+    assert (there - back).abs().max() > 1e-3
+    torch.testing.assert_close(there, back[[1, 0, 2]])
+
+
+def test_a_segment_of_one_frame_has_it_for_every_keyframe():
+    mapper = make_mapper(7, layers=(3,), keyframes=2)
+    frames = torch.randn(1, 3, 5, dtype=torch.float64)
+    prefix = mapper(frames, Moments(torch.tensor([[2, 0]]), torch.tensor([[2, 0]])))[0]  # [R, 3, D]
+    torch.testing.assert_close(prefix[:, 0], prefix[:, 1])
+    torch.testing.assert_close(prefix[1, 0], prefix[1, 2])  # nothing came before it, so nothing else is to be said
+    frames[:, :2] += 1
+    changed = mapper(frames, Moments(torch.tensor([[2]]), torch.tensor([[2]])))[0]
+    torch.testing.assert_close(changed[:, :2], prefix[:1, :2])
 
 
 def test_look_alikes_from_before_the_segment_do_not_crowd_out_the_segment():

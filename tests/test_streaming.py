@@ -18,13 +18,15 @@ from pipeline.streaming import Stream
     max_entries=st.integers(3, 40),
     gate=st.sampled_from(["joint", "sigmoid"]),
     time=st.sampled_from(["age", "none"]),
+    keyframes=st.integers(0, 3),
     pieces=st.lists(st.integers(1, 9), min_size=1, max_size=8),
     rows=st.integers(1, 3),
 )
 def test_frames_in_pieces_give_the_prefixes_of_the_whole_sequence(
-    seed, layers, k, max_entries, gate, time, pieces, rows
+    seed, layers, k, max_entries, gate, time, keyframes, pieces, rows
 ):
-    mapper = make_mapper(seed, layers=layers, k=k, max_entries=max_entries, gate=gate, time=time)
+    memory = {"gate": gate, "time": time, "keyframes": keyframes}
+    mapper = make_mapper(seed, layers=layers, k=k, max_entries=max_entries, **memory)
     generator = torch.Generator().manual_seed(seed)
     embeddings = torch.randn(rows, sum(pieces) + 1, 5, generator=generator, dtype=torch.float64)
     stream = Stream(mapper)
@@ -45,9 +47,10 @@ def test_a_long_stream_holds_no_more_than_its_memory():
     sizes = set()
     for _ in range(500):
         stream.remember(torch.randn(1, 1, 5, dtype=torch.float64))
-        sizes.add(sum(part.numel() for buffer in stream._buffers.values() for part in (buffer.keys, buffer.values)))
+        buffers = [part for buffer in stream._buffers.values() for part in (buffer.keys, buffer.values)]
+        sizes.add(sum(part.numel() for part in [*buffers, stream._embeddings]))
     assert len(sizes) == 1
-    per_frame = 2 * 2 * 3 * 8  # layers, keys and values, tokens, width
+    per_frame = 2 * 2 * 3 * 8 + 5  # layers, keys and values, tokens, width; and the embedding
     assert sizes.pop() <= 1.25 * 10 * per_frame
 
 

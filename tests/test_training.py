@@ -91,7 +91,7 @@ def world(videos: int = 24) -> tuple[list[Segment], dict[str, VideoEmbeddings]]:
 def make(decoder, *, memory: bool = True, pretrained=None):
     config = CaptionerConfig(
         mapper=MapperConfig("transformer", 2, 2, 16, 1, 2, embedding_width=8, decoder_width=16),
-        memory=MemoryConfig((1, 2), 4, 64, "joint", "age", "segment", "through") if memory else None,
+        memory=MemoryConfig((1, 2), 4, 64, "joint", "age", "segment", "through", 2) if memory else None,
         baseline_frame=None if memory else "last",
     )
     torch.manual_seed(1)
@@ -267,7 +267,7 @@ def test_the_log_probability_of_a_caption_is_the_decoders_own(decoder, tokenizer
         words = tokenizer(captions[batch.segments[0].segment_id].caption)["input_ids"]
         inputs = torch.cat([prefix, decoder.get_input_embeddings()(torch.tensor(words, dtype=torch.int64))])
         log_probs = decoder(inputs_embeds=inputs[None]).logits[0].log_softmax(-1)
-    wanted = sum(log_probs[1 + i, token] for i, token in enumerate([*words, 0]))
+    wanted = sum(log_probs[len(prefix) - 1 + i, token] for i, token in enumerate([*words, 0]))
     assert captions[batch.segments[0].segment_id].log_prob == pytest.approx(float(wanted), abs=1e-4)
 
 

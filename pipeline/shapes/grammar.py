@@ -62,7 +62,8 @@ class Event:
 
 
 EVENTS = {
-    # What one picture shows. Only what rests has a stand and a shadow.
+    # What one picture shows. Only what rests has a stand and a shadow. A place is named in both ways, "at the top" and
+    # "the top": who learned it only behind a word that gives half of it away cannot say "from the top to the left".
     "empty": Event(
         (
             "there is nothing on the stage",
@@ -79,8 +80,8 @@ EVENTS = {
             "there is {a} resting {at}",
             "{at} rests {a}",
             "{a} sits on a stand {at}",
-            "{at}, {a} lies still on a stand",
-            "a stand {at} holds {a}",
+            "{a} lies still on the {p} of the stage",
+            "the {p} of the stage has {a} on a stand",
         ),
         places=1,
     ),
@@ -101,8 +102,8 @@ EVENTS = {
             "there is {a} floating {at}",
             "{at} floats {a}",
             "{a} hovers in the air {at}",
-            "{at}, {a} hangs in the air",
-            "the air {at} carries {a}",
+            "{a} hangs over the {p} of the stage",
+            "the {p} of the stage has {a} in the air",
         ),
         places=1,
     ),
