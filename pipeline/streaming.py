@@ -69,7 +69,7 @@ class Stream:
             segment_start: [B, R] int64, the first frame of each segment, counted from the stream's start.
 
         Returns:
-            [B, R, P, decoder width].
+            As TransformerMapper.forward.
         """
         at = self.frames - self._forgotten
         remembered = None
