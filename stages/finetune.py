@@ -31,7 +31,7 @@ def main() -> None:
     segments = from_table(pq.read_table(SEGMENTS))
     videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
 
-    memory = MemoryConfig(**params.memory.model_dump(exclude={"enabled", "index"})) if params.memory.enabled else None
+    memory = MemoryConfig(**params.memory.model_dump(exclude={"enabled"})) if params.memory.enabled else None
     baseline_frame = None if memory else params.finetune.baseline_frame
     config = replace(load_config(PRETRAINED), memory=memory, baseline_frame=baseline_frame)
     torch.manual_seed(params.seed)
