@@ -15,7 +15,7 @@ from pipeline.annotations import from_table
 from pipeline.captioner import caption_batch, generation_options, load_captioner
 from pipeline.captions import write_captions
 from pipeline.device import choose_device, choose_dtype
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.sequences import collate, make_examples, plan_batches, read_embeddings
 from stages import run
 
@@ -27,13 +27,17 @@ OUT = Path("data/captions.parquet")
 
 
 def main() -> None:
-    params = load_params()
+    print(caption(load_params(), FINETUNED, OUT))
+
+
+def caption(params: Params, finetuned: Path, out: Path) -> str:
+    """Caption with the captioner of the folder `finetuned`, as `params` say; returns the stage's closing line."""
     options = params.caption
     segments = [segment for segment in from_table(pq.read_table(SEGMENTS)) if segment.split == options.split]
     if not segments:
         raise ValueError(f"{SEGMENTS} has no segments of split {options.split!r}; see caption.split in params.yaml")
     videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
-    captioner, tokenizer = load_captioner(FINETUNED, DECODER)
+    captioner, tokenizer = load_captioner(finetuned, DECODER)
     examples = make_examples(
         segments, videos, scope=captioner.config.scope, baseline_frame=captioner.config.baseline_frame
     )
@@ -51,8 +55,8 @@ def main() -> None:
             made = caption_batch(captioner, tokenizer, collate([examples[i] for i in batch]).to(device), **generation)
             captions.update(made)
             bar.update(len(made))
-    write_captions(OUT, segments, captions)
-    print(
+    write_captions(out, segments, captions)
+    return (
         f"caption: {len(captions)} of {len(segments)} segments of split {options.split} captioned by {options.method}"
     )
 

@@ -13,7 +13,7 @@ import torch
 from pipeline.annotations import from_table
 from pipeline.captioner import load_captioner, load_config
 from pipeline.memory import MemoryConfig
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.sequences import make_examples, read_embeddings
 from pipeline.training import train_and_save, unfinished
 from stages import run
@@ -27,7 +27,11 @@ CURVES = Path("metrics/finetune")
 
 
 def main() -> None:
-    params = load_params()
+    print(finetune(load_params(), OUT, CURVES))
+
+
+def finetune(params: Params, out: Path, curves: Path) -> str:
+    """Fine-tune as `params` say and write the captioner and its curves; returns the stage's closing line."""
     segments = from_table(pq.read_table(SEGMENTS))
     videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
 
@@ -39,7 +43,7 @@ def main() -> None:
 
     examples = make_examples(segments, videos, scope=memory.scope if memory else None, baseline_frame=baseline_frame)
     inputs = [SEGMENTS, EMBEDDINGS, DECODER, PRETRAINED]
-    said = train_and_save(
+    return train_and_save(
         captioner,
         tokenizer,
         examples,
@@ -49,10 +53,9 @@ def main() -> None:
         device=params.device,
         name="finetune",
         work=unfinished("finetune", Path(__file__), (params.memory, params.lora, params.finetune, params.seed), inputs),
-        folder=OUT,
-        curves=CURVES,
+        folder=out,
+        curves=curves,
     )
-    print(said)
 
 
 if __name__ == "__main__":
