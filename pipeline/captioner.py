@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pipeline.beam import beam_search
 from pipeline.decoder import load_decoder, save_decoder
 from pipeline.mapper import Mapper, MapperConfig, TransformerMapper, build_mapper
 from pipeline.memory import MemoryConfig, Moments
@@ -81,26 +82,37 @@ class Generated:
 
 
 @torch.inference_mode()
-def caption_batch(captioner: Captioner, tokenizer: Any, batch: Batch, **options: Any) -> dict[str, Generated]:
+def caption_batch(
+    captioner: Captioner,
+    tokenizer: Any,
+    batch: Batch,
+    *,
+    method: str,
+    beams: int,
+    temperature: float,
+    top_p: float,
+    max_tokens: int,
+    length_penalty: float,
+) -> dict[str, Generated]:
     """Captions of a batch's segments by segment_id.
 
     Args:
-        options: of transformers' generate: num_beams, do_sample, max_new_tokens, ...
+        method: beam (beams, length_penalty) | sample (temperature, top_p).
+        max_tokens: of a caption, its end included.
     """
     prefixes = captioner.prefixes(batch.embeddings, batch.moments, batch.real)  # [S, P, D]
-    end = tokenizer.eos_token_id
-    rows = captioner.decoder.generate(
-        inputs_embeds=prefixes.to(captioner.decoder.dtype),
-        attention_mask=torch.ones(prefixes.shape[:2], dtype=torch.int64, device=prefixes.device),
-        eos_token_id=end,
-        pad_token_id=end,
-        use_cache=True,
-        **options,
-    ).tolist()
-    # The end token also pads: a caption is what stands before the first one.
-    captions = [row[: row.index(end)] if end in row else row for row in rows]
+    given, end = prefixes.to(captioner.decoder.dtype), tokenizer.eos_token_id
+    if method == "beam":
+        captions = beam_search(
+            captioner.decoder, given, end=end, beams=beams, max_tokens=max_tokens, length_penalty=length_penalty
+        )
+    else:
+        captions = sample(
+            captioner.decoder, given, end=end, temperature=temperature, top_p=top_p, max_tokens=max_tokens
+        )
     texts = [" ".join(tokenizer.decode(caption).split()) for caption in captions]
-    # The log-probability the model gives the caption, whatever the beam's length penalty made of it.
+    # The log-probability the model gives the caption and its end: neither divided by a length penalty, nor without
+    # the end where max_tokens cut the caption off.
     tokens, lengths = pad_tokens([[*caption, end] for caption in captions])
     log_probs = captioner.token_log_probs(prefixes, tokens.to(prefixes.device), lengths.to(prefixes.device)).sum(-1)
     return {
@@ -109,15 +121,25 @@ def caption_batch(captioner: Captioner, tokenizer: Any, batch: Batch, **options:
     }
 
 
-def generation_options(
-    *, method: str, beams: int, temperature: float, top_p: float, max_tokens: int, length_penalty: float
-) -> dict[str, Any]:
-    """caption.* of params.yaml in the words of transformers' generate."""
-    if method == "beam":
-        how = {"num_beams": beams, "do_sample": False, "length_penalty": length_penalty}
-    else:
-        how = {"num_beams": 1, "do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    return {**how, "max_new_tokens": max_tokens}
+def sample(
+    decoder: Any, prefixes: Tensor, *, end: int, temperature: float, top_p: float, max_tokens: int
+) -> list[list[int]]:
+    """Token ids of a drawn caption for each prefix [S, P, D], without the end."""
+    rows = decoder.generate(
+        inputs_embeds=prefixes,
+        attention_mask=torch.ones(prefixes.shape[:2], dtype=torch.int64, device=prefixes.device),
+        eos_token_id=end,
+        pad_token_id=end,
+        use_cache=True,
+        num_beams=1,
+        do_sample=True,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=0,
+        max_new_tokens=max_tokens,
+    ).tolist()
+    # The end token also pads: a caption is what stands before the first one.
+    return [row[: row.index(end)] if end in row else row for row in rows]
 
 
 def build_captioner(config: CaptionerConfig, decoder: Any, pretrained: dict[str, Tensor] | None = None) -> Captioner:

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from pipeline.annotations import from_table
-from pipeline.captioner import caption_batch, generation_options, load_captioner
+from pipeline.captioner import caption_batch, load_captioner
 from pipeline.captions import write_captions
 from pipeline.device import choose_device, choose_dtype
 from pipeline.params import Params, load_params
@@ -42,7 +42,7 @@ def caption(params: Params, finetuned: Path, out: Path) -> str:
         segments, videos, scope=captioner.config.scope, baseline_frame=captioner.config.baseline_frame
     )
 
-    generation = generation_options(**options.model_dump(exclude={"split", "batch_size", "precision"}))
+    how = options.model_dump(exclude={"split", "batch_size", "precision"})
     device = choose_device(params.device)
     captioner.to(device)
     torch.manual_seed(params.seed)
@@ -52,7 +52,7 @@ def caption(params: Params, finetuned: Path, out: Path) -> str:
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     with autocast, tqdm(total=len(segments), desc="caption", unit="segment") as bar:
         for batch in batches:
-            made = caption_batch(captioner, tokenizer, collate([examples[i] for i in batch]).to(device), **generation)
+            made = caption_batch(captioner, tokenizer, collate([examples[i] for i in batch]).to(device), **how)
             captions.update(made)
             bar.update(len(made))
     write_captions(out, segments, captions)

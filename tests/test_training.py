@@ -20,7 +20,6 @@ from pipeline.captioner import (
     CaptionerConfig,
     build_captioner,
     caption_batch,
-    generation_options,
     load_captioner,
     load_config,
     save_captioner,
@@ -43,7 +42,7 @@ from pipeline.training import (
 )
 
 COLOURS = ("red", "green", "blue")
-BEAM = generation_options(method="beam", beams=2, temperature=1.0, top_p=1.0, max_tokens=6, length_penalty=1.0)
+BEAM = {"method": "beam", "beams": 2, "temperature": 1.0, "top_p": 1.0, "max_tokens": 6, "length_penalty": 1.0}
 OPTIMIZATION = Optimization(
     epochs=4,
     batch_size=16,
