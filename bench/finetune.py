@@ -21,24 +21,34 @@ last line, JSON.
 import argparse
 import json
 import tempfile
-import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 from memorizing_transformers_pytorch import KNNAttention
 from memorizing_transformers_pytorch.knn_memory import KNNMemory
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2LMHeadModel
 
+from bench.step import (
+    EMBEDDING_WIDTH,
+    K,
+    autocast,
+    captions,
+    flops_of,
+    loss,
+    matmul_rate,
+    median_s,
+    random_gpt2,
+    report_captioner,
+    report_mapper,
+    time_finetuning,
+)
 from pipeline.captioner import Captioner, CaptionerConfig
 from pipeline.mapper import Layer, MapperConfig, TransformerMapper
-from pipeline.memory import MemoryConfig, Moments
+from pipeline.memory import Moments
 from pipeline.training import set_trainable
 
-K, HEADS, CLIP_TOKENS, PREFIX_TOKENS, EMBEDDING_WIDTH = 32, 8, 10, 10, 512
-CAPTION_TOKENS = 20
+CPU = torch.device("cpu")
 
 
 class PublishedMapper(nn.Module):
@@ -87,22 +97,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="timed of each contender; the median counts")
     asked = parser.parse_args()
     torch.manual_seed(0)
+    config, decoder = report_mapper(asked.layers, asked.width), random_gpt2(asked.decoder_layers, asked.width)
     middle = asked.layers // 2
-    config = MapperConfig(
-        "transformer", asked.layers, HEADS, asked.width, CLIP_TOKENS, PREFIX_TOKENS, EMBEDDING_WIDTH, asked.width
-    )
-    decoder = GPT2LMHeadModel(GPT2Config(n_embd=asked.width, n_layer=asked.decoder_layers, n_head=HEADS))
     lengths = np.random.default_rng(0).integers(asked.frames[0], asked.frames[1] + 1, asked.segments)
-    rate = {"fp32": matmul_rate(torch.float32), "bf16": matmul_rate(torch.bfloat16)}
+    rate = {"fp32": matmul_rate(torch.float32, CPU), "bf16": matmul_rate(torch.bfloat16, CPU)}
 
     published = time_published(config, (middle, middle + 1), decoder, lengths, asked.steps)
     figures: dict = {"segments": asked.segments, "frames": int(lengths.sum()), "flops_per_s": rate, "finetune": {}}
     figures["finetune"]["published"] = {"segments_per_s": asked.segments / published, "ratio": 1.0}
     for gradient in ("detached", "through"):
-        memory = MemoryConfig((middle, middle + 1), K, 64_000, "joint", "none", "segment", gradient, keyframes=0)
-        captioner = Captioner(CaptionerConfig(config, memory, None), TransformerMapper(config, memory), decoder)
+        captioner = report_captioner(config, decoder, gradient)
         for precision in ("fp32", "bf16"):
-            seconds, flops = time_ours(captioner, lengths, precision, asked.at_once, asked.steps)
+            seconds, flops = time_finetuning(captioner, lengths, precision, asked.at_once, asked.steps)
             figures["finetune"][f"{gradient} {precision}"] = {
                 "segments_per_s": asked.segments / seconds,
                 "ratio": published / seconds,
@@ -116,12 +122,6 @@ def main() -> None:
             print(f"{contender:<24}{row['segments_per_s']:>10.2f}{row['ratio']:>13.1f}{share}")
     print(f"\nmatrix products: {rate['bf16'] / 1e9:.0f} GFLOP/s in bf16, {rate['fp32'] / 1e9:.0f} in fp32")
     print(json.dumps(figures))
-
-
-def matmul_rate(dtype: torch.dtype) -> float:
-    """FLOP/s of the shape that the mapper's feed-forward has on a batch."""
-    a, b = torch.randn(4096, 1024).to(dtype), torch.randn(1024, 2048).to(dtype)
-    return 2 * 4096 * 1024 * 2048 / median_s(lambda: a @ b, 9)
 
 
 def time_published(
@@ -138,7 +138,7 @@ def time_published(
     # As published: the optimizer leaves GPT-2 alone, but its gradients are computed.
     decoder.requires_grad_(True)
     optimizer = torch.optim.AdamW(mapper.parameters(), lr=2e-5)
-    frames, tokens = torch.randn(rows, EMBEDDING_WIDTH), captions(1)
+    frames, tokens = torch.randn(rows, EMBEDDING_WIDTH), captions(1, CPU)
     full = int(lengths.mean()) * config.tokens // 2  # keys there are half way through a segment
     with tempfile.TemporaryDirectory() as folder:
         memories = {}
@@ -167,40 +167,14 @@ def time_published(
     return float(count * ((1 - ending) * without + ending * with_one))
 
 
-def time_ours(
-    captioner: Captioner, lengths: np.ndarray, precision: str, at_once: int, steps: int
-) -> tuple[float, float]:
-    """Seconds of a step on all segments, and the FLOPs of its linear layers."""
-    set_trainable(captioner, "frozen")
-    optimizer = torch.optim.AdamW(captioner.mapper.parameters(), lr=2e-5)
-    parts = []
-    for some in torch.from_numpy(np.sort(lengths)).split(at_once):  # alike in length, as plan_batches makes them
-        frames = torch.randn(len(some), int(some.max()), EMBEDDING_WIDTH)
-        end = some[:, None] - 1
-        parts.append((frames, Moments(end, torch.zeros_like(end)), torch.ones_like(end, dtype=torch.bool)))
-
-    def step() -> None:
-        for frames, moments, real in parts:
-            with autocast(precision):
-                loss(captioner, captioner.prefixes(frames, moments, real), captions(len(frames))).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return median_s(step, steps), flops_of(captioner, int(lengths.sum()), len(lengths))
-
-
-def autocast(precision: str) -> AbstractContextManager:
-    return torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
 def time_pretraining(config: MapperConfig, decoder: GPT2LMHeadModel, batch: int, steps: int, rate: float) -> dict:
     captioner = Captioner(CaptionerConfig(config, None, "last"), TransformerMapper(config), decoder)
-    frames, tokens = torch.randn(batch, 1, EMBEDDING_WIDTH), captions(batch)
+    frames, tokens = torch.randn(batch, 1, EMBEDDING_WIDTH), captions(batch, CPU)
     now, real = torch.zeros(batch, 1, dtype=torch.int64), torch.ones(batch, 1, dtype=torch.bool)
     optimizer = torch.optim.AdamW(captioner.mapper.parameters(), lr=2e-5)
 
     def step(published: bool, precision: str) -> None:
-        with autocast(precision):
+        with autocast(precision, CPU):
             prefixes = captioner.prefixes(frames, Moments(now, now), real)
             loss(captioner, prefixes, tokens, everywhere=published).backward()
         optimizer.step()
@@ -220,50 +194,6 @@ def time_pretraining(config: MapperConfig, decoder: GPT2LMHeadModel, batch: int,
             "bf16_share": flops / seconds / rate,
         }
     return figures
-
-
-def loss(captioner: Captioner, prefixes: Tensor, tokens: Tensor, *, everywhere: bool = False) -> Tensor:
-    """Of captions [S, L]; `everywhere`: with logits at the prefix too, as ClipCap computes them."""
-    if not everywhere:
-        return -captioner.token_log_probs(prefixes, tokens, torch.full((len(tokens),), tokens.shape[1])).mean()
-    words = captioner.decoder.get_input_embeddings()(tokens[:, :-1])
-    logits = captioner.decoder(inputs_embeds=torch.cat([prefixes, words], dim=1)).logits
-    return nn.functional.cross_entropy(logits[:, prefixes.shape[1] - 1 :].flatten(0, 1), tokens.flatten())
-
-
-def captions(count: int) -> Tensor:
-    return torch.randint(0, 50_000, (count, CAPTION_TOKENS))
-
-
-def flops_of(captioner: Captioner, frames: int, segments: int) -> float:
-    """Of the linear layers of a step: what is stored of all frames, the segments' last frames, the decoder."""
-    config = captioner.mapper.config
-    per_layer = 2 * config.tokens * 8 * config.width**2  # queries, keys, values, output; a feed-forward twice as wide
-    projection = 2 * config.embedding_width * config.clip_tokens * config.width
-    memory = captioner.config.memory
-    stored = 0.0
-    if memory:
-        below = max(memory.layers) - 1
-        stores = 2 * config.tokens * 2 * config.width**2
-        stored = frames * (projection + below * per_layer + stores)
-        stored *= 3 if memory.gradient == "through" else 1
-    recalled = 3 * segments * (projection + config.layers * per_layer)
-    decoder = captioner.decoder.config
-    positions = PREFIX_TOKENS + CAPTION_TOKENS - 1
-    # Frozen: forward, and backward for the activations only.
-    blocks = 2 * positions * 12 * decoder.n_layer * decoder.n_embd**2
-    words = 2 * CAPTION_TOKENS * decoder.vocab_size * decoder.n_embd
-    return stored + recalled + 2 * segments * (blocks + words)
-
-
-def median_s(work: Callable[[], object], times: int) -> float:
-    work()
-    taken = []
-    for _ in range(times):
-        started = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - started)
-    return sorted(taken)[len(taken) // 2]
 
 
 if __name__ == "__main__":
