@@ -18,6 +18,7 @@ from pipeline.decoder import load_decoder, save_decoder
 from pipeline.mapper import Mapper, MapperConfig, TransformerMapper, build_mapper
 from pipeline.memory import MemoryConfig, Moments
 from pipeline.sequences import Batch, pad_tokens
+from pipeline.streaming import stream_prefixes
 
 WEIGHTS_FILE = "mapper.safetensors"
 CONFIG_FILE = "captioner.json"
@@ -93,14 +94,16 @@ def caption_batch(
     top_p: float,
     max_tokens: int,
     length_penalty: float,
+    index: str,
 ) -> dict[str, Generated]:
     """Captions of a batch's segments by segment_id.
 
     Args:
         method: beam (beams, length_penalty) | sample (temperature, top_p).
         max_tokens: of a caption, its end included.
+        index: of the memory: exact | approximate.
     """
-    prefixes = captioner.prefixes(batch.embeddings, batch.moments, batch.real)  # [S, P, D]
+    prefixes = prefixes_of(captioner, batch, index)
     given, end = prefixes.to(captioner.decoder.dtype), tokenizer.eos_token_id
     if method == "beam":
         captions = beam_search(
@@ -119,6 +122,32 @@ def caption_batch(
         segment.segment_id: Generated(text, log_prob)
         for segment, text, log_prob in zip(batch.segments, texts, log_probs.tolist(), strict=True)
     }
+
+
+def prefixes_of(captioner: Captioner, batch: Batch, index: str) -> Tensor:
+    """Prefixes [S, P, D] of a batch's segments.
+
+    Sequences that the memory cannot hold whole are streamed, so that they take no more memory however long they are;
+    all are, for an approximate index, which only streams have.
+    """
+    mapper = captioner.mapper
+    if not isinstance(mapper, TransformerMapper) or mapper.memory is None:
+        return captioner.prefixes(batch.embeddings, batch.moments, batch.real)
+    if index == "exact" and holds(mapper, batch.embeddings.shape[1]):
+        return captioner.prefixes(batch.embeddings, batch.moments, batch.real)
+    prefixes = []
+    for embeddings, frame, start, real in zip(
+        batch.embeddings, batch.moments.frame, batch.moments.segment_start, batch.real, strict=True
+    ):
+        moments = Moments(frame[None, real], start[None, real])
+        prefixes.append(stream_prefixes(mapper, embeddings[None], moments, index=index)[0])
+    return torch.cat(prefixes)
+
+
+def holds(mapper: TransformerMapper, frames: int) -> bool:
+    """Whether a memory holds so many frames at once."""
+    assert mapper.memory is not None
+    return frames * mapper.config.tokens <= mapper.memory.max_entries
 
 
 def sample(
