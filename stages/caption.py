@@ -6,6 +6,7 @@ sections caption and seed of params.yaml. Writes data/captions.parquet, data/cap
 """
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow.parquet as pq
 import torch
@@ -15,14 +16,16 @@ from pipeline.annotations import from_table
 from pipeline.captioner import caption_batch, generation_options, load_captioner
 from pipeline.captions import write_captions
 from pipeline.device import choose_device, choose_dtype
+from pipeline.embeddings import read_embeddings
 from pipeline.params import load_params
-from pipeline.sequences import collate, make_examples, plan_batches, read_embeddings
+from pipeline.sequences import collate, make_examples, plan_batches
 from stages import run
 
 SEGMENTS = Path("data/activitynet/segments.parquet")
 EMBEDDINGS = Path("data/activitynet/embeddings")
 DECODER = Path("models/decoder")
 FINETUNED = Path("models/finetuned")
+UNFINISHED = Path("models/unfinished")
 OUT = Path("data/captions.parquet")
 
 
@@ -32,7 +35,9 @@ def main() -> None:
     segments = [segment for segment in from_table(pq.read_table(SEGMENTS)) if segment.split == options.split]
     if not segments:
         raise ValueError(f"{SEGMENTS} has no segments of split {options.split!r}; see caption.split in params.yaml")
-    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
+    UNFINISHED.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=UNFINISHED) as folder:  # where there is room; the usual place may be memory
+        videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments), Path(folder) / "embeddings")
     captioner, tokenizer = load_captioner(FINETUNED, DECODER)
     examples = make_examples(
         segments, videos, scope=captioner.config.scope, baseline_frame=captioner.config.baseline_frame

@@ -12,9 +12,10 @@ import torch
 
 from pipeline.annotations import from_table
 from pipeline.captioner import load_captioner, load_config
+from pipeline.embeddings import read_embeddings
 from pipeline.memory import MemoryConfig
 from pipeline.params import load_params
-from pipeline.sequences import make_examples, read_embeddings
+from pipeline.sequences import make_examples
 from pipeline.training import train_and_save, unfinished
 from stages import run
 
@@ -29,7 +30,9 @@ CURVES = Path("metrics/finetune")
 def main() -> None:
     params = load_params()
     segments = from_table(pq.read_table(SEGMENTS))
-    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
+    inputs = [SEGMENTS, EMBEDDINGS, DECODER, PRETRAINED]
+    work = unfinished("finetune", Path(__file__), (params.memory, params.lora, params.finetune, params.seed), inputs)
+    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments), work / "embeddings")
 
     memory = MemoryConfig(**params.memory.model_dump(exclude={"enabled", "index"})) if params.memory.enabled else None
     baseline_frame = None if memory else params.finetune.baseline_frame
@@ -38,7 +41,6 @@ def main() -> None:
     captioner, tokenizer = load_captioner(PRETRAINED, DECODER, config)
 
     examples = make_examples(segments, videos, scope=memory.scope if memory else None, baseline_frame=baseline_frame)
-    inputs = [SEGMENTS, EMBEDDINGS, DECODER, PRETRAINED]
     said = train_and_save(
         captioner,
         tokenizer,
@@ -48,7 +50,7 @@ def main() -> None:
         seed=params.seed,
         device=params.device,
         name="finetune",
-        work=unfinished("finetune", Path(__file__), (params.memory, params.lora, params.finetune, params.seed), inputs),
+        work=work,
         folder=OUT,
         curves=CURVES,
     )
