@@ -58,7 +58,7 @@ lock: .venv/bin/python
 	python -m pip install -q uv
 	for name in requirements requirements-dev; do \
 	    uv pip compile -q $$name.in -o $$name.txt --python-version 3.11 --universal \
-	        --no-emit-index-url --no-emit-find-links || exit 1; \
+	        --override requirements-overrides.txt --no-emit-index-url --no-emit-find-links || exit 1; \
 	done
 	@rm -rf $(UV_CACHE_DIR)
 
@@ -72,7 +72,9 @@ clean:
 	"$(PYTHON)" -m venv .venv
 
 # uv installs in half pip's time. It knows nothing of pip's settings (a mirror, a certificate): where it fails, pip does it.
-INSTALL = python -m pip install -q uv && uv pip install --compile-bytecode --python .venv/bin/python -r $< || python -m pip install -r $<
+# --no-deps: the files name everything, and leave out what requirements-overrides.txt says.
+INSTALL = python -m pip install -q uv && uv pip install --no-deps --compile-bytecode --python .venv/bin/python -r $< \
+    || python -m pip install --no-deps -r $<
 
 .venv/installed: requirements.txt | .venv/bin/python
 	$(INSTALL)

@@ -10,22 +10,15 @@ captioned from its last frame; everything before that frame reaches it through t
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.memory import (
-    History,
-    MemoryAttention,
-    MemoryConfig,
-    Moments,
-    Remembered,
-    keyframe_weights,
-    soft_keyframes,
-)
+from pipeline.keyframes import keyframe_weights, soft_keyframes
+from pipeline.memory import History, MemoryAttention, MemoryConfig, Moments, Remembered
 
 # Scores of one block of query frames against the whole history: what bounds memory on long sequences.
 BLOCK_SCORES = 2**24
@@ -43,6 +36,11 @@ class MapperConfig:
     prefix_tokens: int  # P
     embedding_width: int  # E
     decoder_width: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per frame, N."""
+        return self.clip_tokens + self.prefix_tokens
 
 
 class Attention(nn.Module):
@@ -152,7 +150,7 @@ class TransformerMapper(nn.Module):
         return self.recall(now, Remembered(self.remember(embeddings), stored), moments)
 
     def remember(
-        self, embeddings: Tensor, *, first: int = 0, keep: Callable[[int, History], History] | None = None
+        self, embeddings: Tensor, *, first: Tensor | None = None, keep: Callable[[int, History], History] | None = None
     ) -> dict[int, History]:
         """What each memory layer stores of frames: the frame-parallel pass.
 
@@ -162,13 +160,15 @@ class TransformerMapper(nn.Module):
 
         Args:
             embeddings: [B, T, E].
-            first: frames that were remembered before these.
+            first: [B, 1] int64, how many frames of each sequence were remembered before these; none if None.
             keep: takes a layer's number and what it stores of these frames, and returns all that it has stored.
         """
         if self.memory is None:
             return {}
         batch, frames, _ = embeddings.shape
-        every = torch.arange(first, first + frames, device=embeddings.device).expand(batch, -1)
+        every = torch.arange(frames, device=embeddings.device).expand(batch, -1)
+        if first is not None:
+            every = every + first
         moments = Moments(every, torch.zeros_like(every))
         top = max(self.memory.layers)
         histories = {}
@@ -211,9 +211,8 @@ class TransformerMapper(nn.Module):
         alone = embeddings[:, :, None].expand(-1, -1, self.memory.keyframes, -1)
         if attended is None or remembered is None:
             return alone
-        tokens = self.config.clip_tokens + self.config.prefix_tokens
-        since = self.memory.oldest(moments, tokens).maximum(moments.segment_start)
-        weights = keyframe_weights(attended, since, moments)
+        since = self.memory.oldest(moments, self.config.tokens).maximum(moments.segment_start)
+        weights = keyframe_weights(attended, since, moments.frame)
         means = soft_keyframes(weights, remembered.embeddings, self.memory.keyframes)
         return torch.where((since < moments.frame)[:, :, None, None], means, alone)
 
@@ -236,7 +235,9 @@ class TransformerMapper(nn.Module):
         out = []
         before = history.keys.shape[2] - x.shape[1]
         for start, stop in _blocks(history, x.shape[1]):
-            seen = History(history.keys[:, :, : before + stop], history.values[:, :, : before + stop])
+            seen = replace(
+                history, keys=history.keys[:, :, : before + stop], values=history.values[:, :, : before + stop]
+            )
             block = Moments(moments.frame[:, start:stop], moments.segment_start[:, start:stop])
             if torch.is_grad_enabled() and stop - start < x.shape[1]:
                 out.append(checkpoint(layer, x[:, start:stop], seen, block, use_reentrant=False)[0])

@@ -7,12 +7,13 @@ Keys and values of frames are stored [B, H, T, N, d]. Queries and keys come L2-n
 a cosine; a learned scale per head turns it into a logit.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pipeline.retrieval import ApproximateIndex, nearest, within
 
 # Ages are bucketed by half-octaves: 1, 2, 3, 4-5, 6-7, 8-10, ... frames; the last bucket takes everything older.
 AGE_BUCKETS = 24
@@ -52,6 +53,7 @@ class History:
 
     keys: Tensor  # [B, H, T, N, d]
     values: Tensor  # [B, H, T, N, d]
+    index: ApproximateIndex | None = None  # of the keys, where B is 1; None: all keys are looked at
 
 
 @dataclass(frozen=True)
@@ -71,38 +73,6 @@ def age_bucket(age: Tensor) -> Tensor:
 
 def _age_edges(device: torch.device) -> Tensor:
     return torch.tensor([round(2 ** (half / 2)) for half in range(2, AGE_BUCKETS + 1)], device=device)
-
-
-@torch.no_grad()
-def nearest(
-    queries: Tensor, keys: Tensor, windows: Sequence[tuple[Tensor, Tensor]], *, k: int
-) -> tuple[Tensor, Tensor]:
-    """The k keys with the largest inner product of each of some windows of frames.
-
-    Args:
-        queries: [B, H, Q, N, d].
-        keys: [B, H, T, N, d].
-        windows: (first, stop) [B, Q] each: a query retrieves k from frames first <= t < stop.
-        k: neighbours wanted of each window, >= 1.
-
-    Returns:
-        index [B, H, Q, N, K] into the T*N keys and found [B, H, Q, N, K] bool, False where a window has fewer than
-        k keys (the index there is valid but means nothing). K = min(k, T * N) times the windows, in their order.
-    """
-    batch, heads, _, tokens, width = queries.shape
-    frames = keys.shape[2]
-    flat = keys.reshape(batch, heads, frames * tokens, width)
-    scores = queries.flatten(2, 3) @ flat.transpose(-1, -2)  # [B, H, Q*N, T*N]
-    frame = torch.arange(frames, device=keys.device)
-    best, index = [], []
-    for first, stop in windows:
-        hidden = (frame < first[:, :, None]) | (frame >= stop[:, :, None])  # [B, Q, T]
-        hidden = hidden.repeat_interleave(tokens, dim=1).repeat_interleave(tokens, dim=2)  # [B, Q*N, T*N]
-        top = scores.masked_fill(hidden[:, None], -torch.inf).topk(min(k, frames * tokens), dim=-1)
-        best.append(top.values)
-        index.append(top.indices)
-    found = torch.cat(best, dim=-1).isfinite()
-    return torch.cat(index, dim=-1).view(*queries.shape[:-1], -1), found.view(*queries.shape[:-1], -1)
 
 
 class MemoryAttention(nn.Module):
@@ -177,32 +147,32 @@ class MemoryAttention(nn.Module):
         return out, by_frame.mean((1, 3))
 
     def _neighbours(self, queries: Tensor, history: History, moments: Moments) -> "_Gathered | _Masked":
-        index, found = self._retrieve(queries, history.keys, moments)
+        index, found = self._retrieve(queries, history, moments)
         # Matrix products with every key cost less than gathering a good part of them.
         every = history.keys.shape[2] * history.keys.shape[3]
         return (_Masked if every <= index.shape[-1] * queries.shape[-1] else _Gathered)(history, index, found)
 
-    def _retrieve(self, queries: Tensor, keys: Tensor, moments: Moments) -> tuple[Tensor, Tensor]:
-        """The k nearest of the segment and, where the memory is older than the segment, the k nearest from before it.
+    def _retrieve(self, queries: Tensor, history: History, moments: Moments) -> tuple[Tensor, Tensor]:
+        """The k nearest of the segment and the k nearest from before it.
 
         Each part has its own k: frames that look like now are plentiful in a long video, and k of them from other
         segments would leave no room for what happened in this one.
         """
-        oldest = self.config.oldest(moments, tokens=keys.shape[3])
-        windows = [(oldest.maximum(moments.segment_start), moments.frame)]
-        if moments.segment_start.any():
-            windows.append((oldest, moments.segment_start))
-        return nearest(queries.float(), keys.float(), windows, k=self.config.k)
+        oldest = self.config.oldest(moments, tokens=queries.shape[3])
+        windows = [(oldest.maximum(moments.segment_start), moments.frame), (oldest, moments.segment_start)]
+        if history.index:
+            return history.index.search(queries, history.keys, windows, k=self.config.k)
+        return nearest(queries, history.keys, windows, k=self.config.k)
 
     def _age_row(self, frames: int, moments: Moments) -> Tensor:
         """Row of the flat age table of every frame for every query frame, [B, Q, T]."""
-        frame = torch.arange(frames, device=moments.frame.device)
-        before = frame < moments.segment_start[:, :, None]
-        return age_bucket(moments.frame[:, :, None] - frame) + AGE_BUCKETS * before
+        age = moments.frame[:, :, None] - torch.arange(frames, device=moments.frame.device)
+        before = within(frames, torch.zeros_like(moments.frame), moments.segment_start)
+        return age_bucket(age) + AGE_BUCKETS * before
 
 
 class _Gathered:
-    """The neighbours of each query, K of them fetched from the history. M: sums wanted, with weights of their own."""
+    """The neighbours of each query, K of them, fetched from the history."""
 
     def __init__(self, history: History, index: Tensor, found: Tensor) -> None:
         batch, heads, self.frames, tokens, width = history.keys.shape
@@ -254,44 +224,3 @@ class _Masked:
 
     def to_frames(self, weights: Tensor) -> Tensor:
         return weights.unflatten(-1, (-1, self.tokens)).sum(-1)
-
-
-def soft_keyframes(weights: Tensor, embeddings: Tensor, count: int) -> Tensor:
-    """What a segment's frames looked like on average, part by part, in the order of time.
-
-    In the order of time the frames' weights are cut into `count` parts of equal weight; a part's weighted mean
-    embedding is a keyframe. So the keyframes come in order whenever and however fast things happen: what else is in
-    a memory is a set, out of which "red, then blue" must be read from ages.
-
-    Args:
-        weights: [B, R, T], of every frame, for each of R segments; their sum is 1.
-        embeddings: [B, T, E].
-
-    Returns:
-        [B, R, count, E], oldest first.
-    """
-    over = weights.cumsum(-1)
-    edges = torch.linspace(0, 1, count + 1, dtype=weights.dtype, device=weights.device)
-    low, high = edges[:-1, None], edges[1:, None]
-    # A frame fills a stretch of the whole weight; what of it lies in each part, [B, R, count, T].
-    stretch = (over[:, :, None].minimum(high) - (over - weights)[:, :, None].maximum(low)).clamp(min=0)
-    return count * stretch @ embeddings[:, None]
-
-
-def keyframe_weights(attended: Tensor, since: Tensor, moments: Moments) -> Tensor:
-    """Weight of every frame in its segment's keyframes, [B, R, T]; their sum is 1, or 0 where there is no frame.
-
-    Half of it goes where the memory's attention goes; half is spread evenly, so that no stretch of the segment is
-    out of sight (attention that starts with likeness to the last frame would never learn what looked different).
-
-    Args:
-        attended: [B, R, T], attention paid to every frame.
-        since: [B, R] int64, the first frame of the segment that is remembered.
-    """
-    frame = torch.arange(attended.shape[-1], device=attended.device)
-    there = (frame >= since[:, :, None]) & (frame < moments.frame[:, :, None])
-    attended = attended * there
-    least = torch.finfo(attended.dtype).tiny
-    return 0.5 * attended / attended.sum(-1, keepdim=True).clamp(min=least) + 0.5 * there / there.sum(
-        -1, keepdim=True
-    ).clamp(min=1)

@@ -171,7 +171,6 @@ class MemoryParams(Section):
     scope: Literal["video", "segment"]
     gradient: Literal["through", "detached"]
     keyframes: Count
-    index: Literal["exact"]
 
 
 class CaptionParams(Section):
@@ -182,6 +181,7 @@ class CaptionParams(Section):
     top_p: Annotated[float, Field(gt=0, le=1)]
     max_tokens: Positive
     length_penalty: float
+    index: Literal["exact", "approximate"]
     batch_size: Positive
     precision: Precision
 

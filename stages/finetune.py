@@ -34,7 +34,7 @@ def main() -> None:
     work = unfinished("finetune", Path(__file__), (params.memory, params.lora, params.finetune, params.seed), inputs)
     videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments), work / "embeddings")
 
-    memory = MemoryConfig(**params.memory.model_dump(exclude={"enabled", "index"})) if params.memory.enabled else None
+    memory = MemoryConfig(**params.memory.model_dump(exclude={"enabled"})) if params.memory.enabled else None
     baseline_frame = None if memory else params.finetune.baseline_frame
     config = replace(load_config(PRETRAINED), memory=memory, baseline_frame=baseline_frame)
     torch.manual_seed(params.seed)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import mapper as mapper_module
+from pipeline.keyframes import soft_keyframes
 from pipeline.mapper import MapperConfig, TransformerMapper
-from pipeline.memory import AGE_BUCKETS, MemoryConfig, Moments, age_bucket, nearest, soft_keyframes
+from pipeline.memory import AGE_BUCKETS, MemoryConfig, Moments, age_bucket
 
 
 def slow_prefix(mapper: TransformerMapper, frames: torch.Tensor, end: int, start: int) -> torch.Tensor:
@@ -223,20 +224,6 @@ def test_detached_memory_sends_no_gradient_to_earlier_frames_and_through_does():
         reached = embeddings.grad[0, :3].abs().sum() > 0
         assert reached == (gradient == "through")
         assert embeddings.grad[0, 3].abs().sum() > 0
-
-
-def test_nearest_finds_the_largest_inner_products_and_says_where_there_are_too_few():
-    queries = torch.tensor([1.0, 0.0]).view(1, 1, 1, 1, 2)
-    keys = torch.tensor([[0.1, 1.0], [0.9, 0.0], [0.5, 0.0], [1.0, 0.0]]).view(1, 1, 4, 1, 2)
-
-    def among(first: int, stop: int, k: int) -> list[tuple[int, bool]]:
-        index, found = nearest(queries, keys, [(torch.tensor([[first]]), torch.tensor([[stop]]))], k=k)
-        return list(zip(index.flatten().tolist(), found.flatten().tolist(), strict=True))
-
-    assert among(0, 3, 2) == [(1, True), (2, True)]
-    assert among(2, 4, 1) == [(3, True)]
-    assert [found for _, found in among(0, 1, 3)] == [True, False, False]
-    assert [found for _, found in among(2, 2, 2)] == [False, False]
 
 
 def test_a_memory_begins_with_heads_that_seek_likeness_before_the_segment():
