@@ -235,7 +235,7 @@ class TransformerMapper(nn.Module):
         """
         out, frames = [], x.shape[1]
         size = self._frames_at_once(x, history)
-        for start in range(0, frames, size):
+        for start in range(0, max(1, frames), size):  # a stream may have no frames to remember
             stop, seen = min(start + size, frames), history
             if history is not None:
                 until = history.keys.shape[2] - frames + stop
