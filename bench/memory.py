@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import faiss
+import numpy as np
 import torch
 import torch.nn.functional as F
 from memorizing_transformers_pytorch.knn_memory import KNNMemory
@@ -28,10 +29,10 @@ from tqdm import tqdm
 
 from pipeline import shards
 from pipeline.captioner import load_captioner
+from pipeline.embeddings import read_embeddings
 from pipeline.mapper import TransformerMapper
 from pipeline.memory import History, MemoryAttention, MemoryConfig, Moments
 from pipeline.retrieval import ApproximateIndex
-from pipeline.sequences import read_embeddings
 
 K, HEADS, TOKENS, WIDTH = 32, 8, 20, 96  # the prior report's: width 768 in 8 heads, 10 + 10 tokens a frame
 REPEATS = 7
@@ -75,7 +76,7 @@ def trained_keys(models: Path, folder: Path, count: int) -> tuple[Tensor, Tensor
     assert isinstance(mapper, TransformerMapper) and mapper.memory is not None, "models/finetuned has no memory"
     frames, embeddings = -(-count // mapper.config.tokens), []
     for video in read_embeddings(folder, sorted(shards.index(folder))[:400]).values():
-        embeddings.append(torch.from_numpy(video.embeddings).float())
+        embeddings.append(torch.from_numpy(video.embeddings[:].astype(np.float32)))
     every = torch.cat(embeddings)[None, :frames]
     assert every.shape[1] == frames, f"{folder} has too few frames for {count} keys"
     first = mapper.memory.layers[0]

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from pipeline.annotations import from_table
 from pipeline.captioner import load_captioner
+from pipeline.embeddings import read_embeddings
 from pipeline.mapper import TransformerMapper
 from pipeline.memory import MemoryAttention
 from pipeline.retrieval import within
-from pipeline.sequences import collate, make_examples, read_embeddings
+from pipeline.sequences import collate, make_examples
 
 SEGMENTS = Path("data/activitynet/segments.parquet")
 EMBEDDINGS = Path("data/activitynet/embeddings")

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from pipeline import captioner as captioner_module
 from pipeline.annotations import Segment, from_table
 from pipeline.captioner import caption_batch, load_captioner
-from pipeline.sequences import Example, Target, collate, make_examples, read_embeddings
+from pipeline.embeddings import read_embeddings
+from pipeline.sequences import Example, Target, collate, make_examples
 
 FPS = 5
 SEGMENT = 60 * FPS
@@ -46,7 +47,7 @@ def main() -> None:
     for start in range(0, frames - SEGMENT + 1, SEGMENT):
         segment = Segment(f"v_long#{start}", "v_long", "test", start / FPS, (start + SEGMENT) / FPS, (), None)
         targets.append(Target(segment, start, start + SEGMENT - 1))
-    batch = collate([Example(embeddings, tuple(targets))])
+    batch = collate([Example(embeddings, range(frames), False, tuple(targets))])
     before, started = peak_mib(), time.perf_counter()
     captions = caption_batch(captioner, tokenizer, batch, index=asked.index, **HOW)  # type: ignore[arg-type]
     seconds = time.perf_counter() - started

@@ -8,7 +8,7 @@ captioned from its last frame; everything before that frame reaches it through t
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from pipeline.keyframes import keyframe_weights, soft_keyframes
 from pipeline.memory import History, MemoryAttention, MemoryConfig, Moments, Remembered
 
-# Scores of one block of query frames against the whole history: what bounds memory on long sequences.
-BLOCK_SCORES = 2**24
+# Numbers that one layer holds of one block of query frames, about: what bounds memory on long sequences (512 MiB).
+BLOCK_NUMBERS = 2**27
 
 LIKENESS_SCALE = 30.0  # of a cosine: so sharp that a few good likenesses outweigh a hundred poor ones
 
@@ -229,21 +229,35 @@ class TransformerMapper(nn.Module):
         return torch.cat([clip, self.constants.expand(*clip.shape[:2], -1, -1)], dim=2)  # [B, T, N, D]
 
     def _blockwise(self, layer: nn.Module, x: Tensor, history: History | None, moments: Moments) -> Tensor:
-        """`layer` over blocks of query frames, so that no more than BLOCK_SCORES scores exist at once."""
-        if history is None:
-            return layer(x, None, moments)[0]
-        out = []
-        before = history.keys.shape[2] - x.shape[1]
-        for start, stop in _blocks(history, x.shape[1]):
-            seen = replace(
-                history, keys=history.keys[:, :, : before + stop], values=history.values[:, :, : before + stop]
-            )
+        """`layer` over blocks of query frames, each computed again when its gradient is wanted.
+
+        So a long sequence costs what goes into a layer and what comes out of it, not what happens in between.
+        """
+        out, frames = [], x.shape[1]
+        size = self._frames_at_once(x, history)
+        for start in range(0, max(1, frames), size):  # a stream may have no frames to remember
+            stop, seen = min(start + size, frames), history
+            if history is not None:
+                until = history.keys.shape[2] - frames + stop
+                seen = replace(history, keys=history.keys[:, :, :until], values=history.values[:, :, :until])
             block = Moments(moments.frame[:, start:stop], moments.segment_start[:, start:stop])
-            if torch.is_grad_enabled() and stop - start < x.shape[1]:
+            if torch.is_grad_enabled() and size < frames:
                 out.append(checkpoint(layer, x[:, start:stop], seen, block, use_reentrant=False)[0])
             else:
                 out.append(layer(x[:, start:stop], seen, block)[0])
         return torch.cat(out, dim=1)
+
+    def _frames_at_once(self, x: Tensor, history: History | None) -> int:
+        """Frames in a block of x [B, T, N, D]."""
+        batch, _, tokens, width = x.shape
+        numbers = 16 * width  # of a token, counting what backward needs: norms, queries, keys, values, feed-forward
+        if history is not None:
+            assert self.memory is not None
+            _, heads, frames, _, head_width = history.keys.shape
+            # A score for every key or, if that is less, the neighbours' keys and values; and a weight for every frame.
+            neighbours = min(frames * tokens, 2 * self.memory.k * head_width)
+            numbers += heads * (2 * neighbours + frames)
+        return max(1, BLOCK_NUMBERS // (batch * tokens * numbers))
 
 
 class MlpMapper(nn.Module):
@@ -275,10 +289,3 @@ def build_mapper(config: MapperConfig, memory: MemoryConfig | None) -> Mapper:
 def _frames_at(embeddings: Tensor, frame: Tensor) -> Tensor:
     """embeddings [B, T, E], frame [B, R] -> [B, R, E]."""
     return embeddings.gather(1, frame[:, :, None].expand(-1, -1, embeddings.shape[-1]))
-
-
-def _blocks(history: History, frames: int) -> Iterator[tuple[int, int]]:
-    batch, heads, stored, tokens, _ = history.keys.shape
-    size = max(1, BLOCK_SCORES // (batch * heads * tokens * stored * tokens))
-    for start in range(0, frames, size):
-        yield start, min(start + size, frames)

@@ -7,21 +7,20 @@ What a sequence is depends on what the model sees: one frame (no memory), the fr
 (scope segment), or a video up to the end of its last segment (scope video).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import shards
 from pipeline.annotations import Segment
+from pipeline.embeddings import Rows, VideoEmbeddings
 from pipeline.frames import frames_of_segment
 from pipeline.memory import Moments
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Target:
     """A segment within its sequence: its first and last frame there."""
 
@@ -30,18 +29,25 @@ class Target:
     end: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
-    """A sequence: its frames' embeddings [T, E] float16 and the segments to be captioned in it."""
+    """A sequence: which frames of a video it is, to be read when a batch is made of it, and the segments in it."""
 
-    embeddings: np.ndarray
+    video: np.ndarray | Rows  # [video's frames, E] float16
+    frames: range  # of the video
+    averaged: bool  # into one frame
     targets: tuple[Target, ...]
 
+    def __len__(self) -> int:
+        """T, without reading anything."""
+        return 1 if self.averaged else len(self.frames)
 
-@dataclass(frozen=True)
-class VideoEmbeddings:
-    timestamps: np.ndarray  # [T] float64, seconds
-    embeddings: np.ndarray  # [T, E] float16
+    def read(self) -> np.ndarray:
+        """Embeddings [T, E] float16."""
+        frames = self.video[self.frames.start : self.frames.stop]
+        if self.averaged:
+            return frames.mean(axis=0, dtype=np.float32, keepdims=True).astype(frames.dtype)
+        return frames
 
 
 @dataclass(frozen=True)
@@ -54,22 +60,6 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         moments = Moments(self.moments.frame.to(device), self.moments.segment_start.to(device))
         return Batch(self.embeddings.to(device), moments, self.real.to(device), self.segments)
-
-
-def read_embeddings(folder: Path, video_ids: Iterable[str]) -> dict[str, VideoEmbeddings]:
-    """Embeddings of those of the videos that the shards of `folder` have rows of."""
-    videos = {}
-    for video_id, table in shards.iterate(folder, sorted(set(video_ids)), ["timestamp_s", "embedding"]):
-        column = table["embedding"].combine_chunks()
-        values = column.flatten().to_numpy().reshape(len(column), -1)
-        videos[video_id] = VideoEmbeddings(table["timestamp_s"].to_numpy(), values)
-    return videos
-
-
-def embedding_width(videos: Mapping[str, VideoEmbeddings]) -> int:
-    for video in videos.values():
-        return video.embeddings.shape[1]
-    raise ValueError("no video has embeddings; see the ledger in data/*/ledger.parquet")
 
 
 def make_examples(
@@ -88,25 +78,27 @@ def make_examples(
         if video is None or not len(video.timestamps):
             continue
         targets = []
-        timestamps = video.timestamps.tolist()
+        timestamps = video.timestamps[:].tolist()
         for segment in group:
             frames = frames_of_segment(segment.start_s, segment.end_s, timestamps)
             targets.append(Target(segment, frames[0], frames[-1]))
         if scope == "video":
             # In the order of time; a target that ends last decides how far the sequence goes.
             targets.sort(key=lambda target: (target.end, target.start))
-            examples.append(Example(video.embeddings[: targets[-1].end + 1], tuple(targets)))
+            examples.append(Example(video.embeddings, range(targets[-1].end + 1), False, tuple(targets)))
             continue
         for target in targets:
-            seen = video.embeddings[target.start : target.end + 1]
+            seen = range(target.start, target.end + 1)
             if scope is None:
-                seen = one_frame(seen, baseline_frame)
-            examples.append(Example(seen, (Target(target.segment, 0, len(seen) - 1),)))
+                seen = frames_seen(seen, baseline_frame)
+            averaged = scope is None and baseline_frame == "mean"
+            last = 0 if averaged else len(seen) - 1
+            examples.append(Example(video.embeddings, seen, averaged, (Target(target.segment, 0, last),)))
     return examples
 
 
-def one_frame(frames: np.ndarray, which: str | None) -> np.ndarray:
-    """The frame [1, E] that a model without memory sees of a segment's frames [T, E]."""
+def frames_seen(frames: range, which: str | None) -> range:
+    """Of a segment's frames, the one that a model without memory sees; all of them for their mean."""
     match which:
         case "last":
             return frames[-1:]
@@ -115,21 +107,22 @@ def one_frame(frames: np.ndarray, which: str | None) -> np.ndarray:
         case "middle":
             return frames[len(frames) // 2 :][:1]
         case "mean":
-            return frames.mean(axis=0, dtype=np.float32, keepdims=True).astype(frames.dtype)
+            return frames
     raise ValueError(f"baseline_frame: found {which!r}, wanted last, first, middle or mean")
 
 
 def collate(examples: Sequence[Example]) -> Batch:
-    frames = max(len(example.embeddings) for example in examples)
-    rows = max(len(example.targets) for example in examples)
-    width = examples[0].embeddings.shape[1]
+    """The examples' embeddings, read now, and their targets; of no examples, an empty batch."""
+    frames = max((len(example) for example in examples), default=0)
+    rows = max((len(example.targets) for example in examples), default=0)
+    width = examples[0].video.shape[1] if examples else 0
     embeddings = torch.zeros(len(examples), frames, width)
     end = torch.zeros(len(examples), rows, dtype=torch.int64)
     start = torch.zeros_like(end)
     real = torch.zeros(len(examples), rows, dtype=torch.bool)
     segments = []
     for b, example in enumerate(examples):
-        embeddings[b, : len(example.embeddings)] = torch.from_numpy(example.embeddings.astype(np.float32))
+        embeddings[b, : len(example)] = torch.from_numpy(example.read().astype(np.float32))
         for r, target in enumerate(example.targets):
             end[b, r], start[b, r], real[b, r] = target.end, target.start, True
             segments.append(target.segment)
@@ -143,7 +136,7 @@ def plan_batches(examples: Sequence[Example], batch_size: int, *, seed: Sequence
     a shuffled epoch (seed given) is sorted by length in stretches of some batches, whose batches are shuffled
     again; without a seed the whole is sorted.
     """
-    lengths = [len(example.embeddings) for example in examples]
+    lengths = [len(example) for example in examples]
     if seed is None:
         order = sorted(range(len(examples)), key=lambda i: lengths[i])
         return _fill(order, examples, batch_size)

@@ -7,9 +7,9 @@ is killed goes on from its last whole epoch and ends with the weights it would h
 
 import hashlib
 import logging
-import math
 import random
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Optimization:
     """How to train; see the sections pretrain and finetune of params.yaml."""
 
     epochs: int
-    batch_size: int  # segments
+    batch_size: int  # segments, of all devices together
     captions_drawn: int | None  # captions per segment and epoch; None: all
     optimizer: str  # adamw | muon
     learning_rate: float
@@ -69,24 +69,28 @@ class Outcome:
     epochs: int  # run in all
 
 
-class EpochBatches(Sampler[list[int]]):
-    """Batches of one epoch, the same for the same (seed, epoch), shared out over processes in turn."""
+class Share(Sampler[list[int]]):
+    """One process's examples of each batch of an epoch; without a seed every epoch has the same batches.
 
-    def __init__(self, examples: Sequence[Example], batch_size: int, seed: int, rank: int, world: int) -> None:
+    A batch is the whole run's, planned from (seed, epoch) alone: how many processes share it changes nothing. One of
+    fewer examples than processes leaves some of them with none, but every process takes every step.
+    """
+
+    def __init__(self, examples: Sequence[Example], batch_size: int, seed: int | None, rank: int, world: int) -> None:
         self.examples, self.batch_size, self.seed = examples, batch_size, seed
         self.rank, self.world = rank, world
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:  # Lightning calls it
-        self.batches = plan_batches(self.examples, self.batch_size, seed=(self.seed, epoch))
+        seed = None if self.seed is None else (self.seed, epoch)
+        self.batches = plan_batches(self.examples, self.batch_size, seed=seed)
 
     def __iter__(self) -> Iterator[list[int]]:
-        # Every process must take as many steps as the others: whoever comes short takes one from the front.
-        for step in range(len(self)):
-            yield self.batches[(self.rank + step * self.world) % len(self.batches)]
+        # In turn, because a batch is sorted by length: the shares are of like lengths too.
+        yield from (batch[self.rank :: self.world] for batch in self.batches)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.batches) / self.world)
+        return len(self.batches)
 
 
 class Examples(Dataset[Example]):
@@ -107,15 +111,15 @@ class ExampleData(L.LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
 
     def train_dataloader(self) -> DataLoader[Any]:
-        assert self.trainer is not None
-        sampler = EpochBatches(
-            self.train, self.batch_size, self.seed, self.trainer.global_rank, self.trainer.world_size
-        )
-        return DataLoader(Examples(self.train), batch_sampler=sampler, collate_fn=collate)
+        return self._loader(self.train, self.seed)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        batches = plan_batches(self.val, self.batch_size, seed=None)
-        return DataLoader(Examples(self.val), batch_sampler=batches, collate_fn=collate)
+        return self._loader(self.val, None)
+
+    def _loader(self, examples: Sequence[Example], seed: int | None) -> DataLoader[Any]:
+        assert self.trainer is not None
+        share = Share(examples, self.batch_size, seed, self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(Examples(examples), batch_sampler=share, collate_fn=collate)
 
 
 class WholeRunBar(Callback):
@@ -154,16 +158,31 @@ class CaptionTraining(L.LightningModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
 
+    def on_fit_start(self) -> None:
+        if self.global_rank:  # the same dropout on other examples would be no independent draw
+            torch.manual_seed(self.optimization.seed + self.global_rank)
+
     def training_step(self, batch: Batch, _: int) -> Tensor:
         total, tokens = self._loss(batch, [self._drawn(segment) for segment in batch.segments])
-        loss = total / tokens
-        self.log("train/loss", loss, on_epoch=True, on_step=False, batch_size=tokens, sync_dist=True)
-        return loss
+        whole, whole_tokens = self._of_all_processes(total, tokens)
+        self.log(
+            "train/loss", whole / whole_tokens, on_epoch=True, on_step=False, batch_size=whole_tokens, sync_dist=True
+        )
+        # The mean over processes, which is what becomes of their gradients, is then the mean over all their tokens.
+        return total / (whole_tokens / self.trainer.world_size)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        total, tokens = self._loss(batch, [segment.captions for segment in batch.segments])
+        whole, tokens = self._of_all_processes(*self._loss(batch, [segment.captions for segment in batch.segments]))
         # Weighted by tokens, so that the epoch's figure does not depend on how batches were cut.
-        self.log("val/loss", total / tokens, batch_size=tokens, sync_dist=True)
+        self.log("val/loss", whole / tokens, batch_size=tokens, sync_dist=True)
+
+    def _of_all_processes(self, total: Tensor, tokens: int) -> tuple[Tensor, int]:
+        """Sums over the processes of this step's loss and tokens."""
+        if self.trainer.world_size == 1:
+            return total.detach(), tokens
+        sums = torch.stack([total.detach().double(), total.new_tensor(tokens, dtype=torch.float64)])
+        self.trainer.strategy.reduce(sums, reduce_op="sum")  # in place
+        return sums[0], int(sums[1])
 
     def _drawn(self, segment: Segment) -> Sequence[str]:
         """This epoch's captions of a segment: a function of (seed, epoch, segment), so that a run can go on."""
@@ -175,6 +194,10 @@ class CaptionTraining(L.LightningModule):
 
     def _loss(self, batch: Batch, chosen: Sequence[Sequence[str]]) -> tuple[Tensor, int]:
         """Negative log-likelihood of the chosen captions of each segment, and their tokens."""
+        if not chosen:
+            # Nothing to learn from, but the other processes wait for a gradient of every parameter.
+            total = torch.zeros((), device=self.device)
+            return sum((p.sum() for p in self.parameters() if p.requires_grad), total) * 0.0, 0
         captions = [self.token_ids[caption] for of_one in chosen for caption in of_one]
         counts = torch.tensor([len(of_one) for of_one in chosen], device=self.device)
         tokens, lengths = (part.to(self.device) for part in pad_tokens(captions))
@@ -301,7 +324,11 @@ def train_and_save(
     folder: Path,
     curves: Path,
 ) -> str:
-    """Train a captioner as a section of params.yaml says and write it to `folder`; returns the stage's closing line."""
+    """Train a captioner as a section of params.yaml says and write it to `folder`; returns the stage's closing line.
+
+    With devices > 1 several processes come here (Lightning starts the stage again for each, or torchrun did); all but
+    the first exit here.
+    """
     set_trainable(captioner, params.decoder, lora)
     outcome = train(
         captioner,
@@ -311,6 +338,8 @@ def train_and_save(
         name=name,
         work=work,
     )
+    if torch.distributed.is_initialized() and torch.distributed.get_rank():
+        sys.exit()  # it was started to help with the training; what follows is to be done once
     finish(captioner, tokenizer, work=work, folder=folder, curves=curves)
     return closing_line(name, outcome, examples)
 
@@ -326,6 +355,8 @@ def train(
 ) -> Outcome:
     """Train until the epochs are over or validation stops improving; leaves the best epoch's weights in `captioner`.
 
+    With optimization.devices > 1 each process calls this with the same arguments and gets the same Outcome.
+
     Args:
         examples: those of split train are trained on, those of split val choose the epoch.
         token_ids: tokens of every caption, end token included.
@@ -340,8 +371,8 @@ def train(
             raise ValueError(f"no segment of split {split!r} has frames; see the ledger in data/*/ledger.parquet")
     _quiet()
     L.seed_everything(optimization.seed, verbose=False)
-    sampler = EpochBatches(train_examples, optimization.batch_size, optimization.seed, 0, optimization.devices)
-    module = CaptionTraining(captioner, token_ids, optimization, steps=optimization.epochs * len(sampler))
+    steps = optimization.epochs * len(Share(train_examples, optimization.batch_size, optimization.seed, 0, 1))
+    module = CaptionTraining(captioner, token_ids, optimization, steps)
     last = work / "last.ckpt"
     # `resume`: a run that goes on keeps the curves of its earlier epochs.
     logger = DVCLiveLogger(dir=str(work / "live"), resume=last.exists(), save_dvc_exp=False, dvcyaml=None, report=None)
@@ -367,6 +398,7 @@ def train(
     trained = {name.removeprefix("captioner."): value for name, value in best["state_dict"].items()}
     captioner.load_state_dict(trained, strict=False)
     captioner.eval()
+    trainer.strategy.barrier()  # the first process may remove the checkpoints once all have read them
     assert checkpoints.best_model_score is not None
     return Outcome(
         best_epoch=int(best["epoch"]),

@@ -15,8 +15,9 @@ from pipeline.annotations import from_table
 from pipeline.captioner import caption_batch, load_captioner
 from pipeline.captions import write_captions
 from pipeline.device import choose_device, choose_dtype
+from pipeline.embeddings import read_embeddings
 from pipeline.params import Params, load_params
-from pipeline.sequences import collate, make_examples, plan_batches, read_embeddings
+from pipeline.sequences import collate, make_examples, plan_batches
 from stages import run
 
 SEGMENTS = Path("data/activitynet/segments.parquet")

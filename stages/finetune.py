@@ -12,9 +12,10 @@ import torch
 
 from pipeline.annotations import from_table
 from pipeline.captioner import load_captioner, load_config
+from pipeline.embeddings import read_embeddings
 from pipeline.memory import MemoryConfig
 from pipeline.params import Params, load_params
-from pipeline.sequences import make_examples, read_embeddings
+from pipeline.sequences import make_examples
 from pipeline.training import train_and_save, unfinished
 from stages import run
 
@@ -33,7 +34,9 @@ def main() -> None:
 def finetune(params: Params, out: Path, curves: Path) -> str:
     """Fine-tune as `params` say and write the captioner and its curves; returns the stage's closing line."""
     segments = from_table(pq.read_table(SEGMENTS))
-    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
+    inputs = [SEGMENTS, EMBEDDINGS, DECODER, PRETRAINED]
+    work = unfinished("finetune", Path(__file__), (params.memory, params.lora, params.finetune, params.seed), inputs)
+    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments), work / "embeddings")
 
     memory = MemoryConfig(**params.memory.model_dump(exclude={"enabled"})) if params.memory.enabled else None
     baseline_frame = None if memory else params.finetune.baseline_frame
@@ -42,7 +45,6 @@ def finetune(params: Params, out: Path, curves: Path) -> str:
     captioner, tokenizer = load_captioner(PRETRAINED, DECODER, config)
 
     examples = make_examples(segments, videos, scope=memory.scope if memory else None, baseline_frame=baseline_frame)
-    inputs = [SEGMENTS, EMBEDDINGS, DECODER, PRETRAINED]
     return train_and_save(
         captioner,
         tokenizer,
@@ -52,7 +54,7 @@ def finetune(params: Params, out: Path, curves: Path) -> str:
         seed=params.seed,
         device=params.device,
         name="finetune",
-        work=unfinished("finetune", Path(__file__), (params.memory, params.lora, params.finetune, params.seed), inputs),
+        work=work,
         folder=out,
         curves=curves,
     )

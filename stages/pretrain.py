@@ -12,9 +12,10 @@ import torch
 from pipeline.annotations import from_table
 from pipeline.captioner import CaptionerConfig, build_captioner
 from pipeline.decoder import load_decoder
+from pipeline.embeddings import embedding_width, read_embeddings
 from pipeline.mapper import MapperConfig
 from pipeline.params import load_params
-from pipeline.sequences import embedding_width, make_examples, read_embeddings
+from pipeline.sequences import make_examples
 from pipeline.training import train_and_save, unfinished
 from stages import run
 
@@ -28,7 +29,9 @@ CURVES = Path("metrics/pretrain")
 def main() -> None:
     params = load_params()
     segments = from_table(pq.read_table(SEGMENTS))
-    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
+    inputs = [SEGMENTS, EMBEDDINGS, DECODER]
+    work = unfinished("pretrain", Path(__file__), (params.mapper, params.lora, params.pretrain, params.seed), inputs)
+    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments), work / "embeddings")
     decoder, tokenizer = load_decoder(DECODER)
 
     config = CaptionerConfig(
@@ -44,7 +47,6 @@ def main() -> None:
     captioner = build_captioner(config, decoder)
 
     examples = make_examples(segments, videos, scope=None, baseline_frame=config.baseline_frame)
-    inputs = [SEGMENTS, EMBEDDINGS, DECODER]
     said = train_and_save(
         captioner,
         tokenizer,
@@ -54,7 +56,7 @@ def main() -> None:
         seed=params.seed,
         device=params.device,
         name="pretrain",
-        work=unfinished("pretrain", Path(__file__), (params.mapper, params.lora, params.pretrain, params.seed), inputs),
+        work=work,
         folder=OUT,
         curves=CURVES,
     )

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from pipeline.annotations import Segment
-from pipeline.sequences import VideoEmbeddings, collate, make_examples, one_frame, pad_tokens, plan_batches
+from pipeline.embeddings import VideoEmbeddings
+from pipeline.sequences import collate, frames_seen, make_examples, pad_tokens, plan_batches
 
 
 def segment(name: str, start_s: float, end_s: float, video_id: str = "v", split: str = "train") -> Segment:
@@ -19,13 +20,13 @@ SEGMENTS = [segment("a", 0, 1), segment("b", 1, 2), segment("c", 0.4, 1.4)]
 
 def test_with_scope_video_a_sequence_runs_to_the_end_of_the_last_segment():
     (example,) = make_examples(SEGMENTS, {"v": video(30)}, scope="video", baseline_frame=None)
-    assert len(example.embeddings) == 10
+    assert len(example) == len(example.read()) == 10
     assert [(t.segment.segment_id, t.start, t.end) for t in example.targets] == [("a", 0, 4), ("c", 2, 6), ("b", 5, 9)]
 
 
 def test_with_scope_segment_a_sequence_is_the_segments_own_frames():
     examples = make_examples(SEGMENTS, {"v": video(30)}, scope="segment", baseline_frame=None)
-    assert [example.embeddings[:, 0].tolist() for example in examples] == [
+    assert [example.read()[:, 0].tolist() for example in examples] == [
         [0, 1, 2, 3, 4],
         [5, 6, 7, 8, 9],
         [2, 3, 4, 5, 6],
@@ -36,13 +37,14 @@ def test_with_scope_segment_a_sequence_is_the_segments_own_frames():
 @pytest.mark.parametrize(("which", "value"), [("last", 9), ("first", 5), ("middle", 7), ("mean", 7)])
 def test_without_memory_a_sequence_is_one_frame_of_the_segment(which, value):
     (example,) = make_examples([SEGMENTS[1]], {"v": video(30)}, scope=None, baseline_frame=which)
-    assert example.embeddings.tolist() == [[value, value]]
-    assert example.embeddings.dtype == np.float16
+    assert len(example) == 1
+    assert example.read().tolist() == [[value, value]]
+    assert example.read().dtype == np.float16
 
 
 def test_another_baseline_frame_is_refused():
     with pytest.raises(ValueError, match="baseline_frame: found 'second', wanted last, first, middle or mean"):
-        one_frame(np.zeros((3, 2), np.float16), "second")
+        frames_seen(range(3), "second")
 
 
 def test_segments_of_a_video_without_embeddings_are_left_out():

@@ -26,10 +26,11 @@ from pipeline.captioner import (
     save_captioner,
 )
 from pipeline.decoder import save_decoder
+from pipeline.embeddings import VideoEmbeddings
 from pipeline.mapper import MapperConfig
 from pipeline.memory import MemoryConfig
 from pipeline.params import LoraParams
-from pipeline.sequences import VideoEmbeddings, collate, make_examples
+from pipeline.sequences import collate, make_examples
 from pipeline.streaming import stream_prefixes
 from pipeline.training import (
     CaptionTraining,
@@ -62,19 +63,27 @@ OPTIMIZATION = Optimization(
 )
 
 
-@pytest.fixture
-def tokenizer():
+def make_tokenizer() -> PreTrainedTokenizerFast:
     words = ["<end>", "a", "then", *COLOURS]  # no padding token, like GPT-2's
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="a"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>")
 
 
-@pytest.fixture
-def decoder():
+def make_decoder() -> GPT2LMHeadModel:
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=6, n_positions=32, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)
     return GPT2LMHeadModel(config).eval()
+
+
+@pytest.fixture
+def tokenizer():
+    return make_tokenizer()
+
+
+@pytest.fixture
+def decoder():
+    return make_decoder()
 
 
 def world(videos: int = 24) -> tuple[list[Segment], dict[str, VideoEmbeddings]]:

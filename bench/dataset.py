@@ -1,0 +1,230 @@
+"""What training costs in memory: as the dataset grows, and as one segment grows.
+
+    python -m bench.dataset [dataset|segment|both] [--frames 2000000] [--lengths 750 1500 3000]
+
+`dataset` (2 minutes and 4.5 GB of disk, removed afterwards): writes embeddings of so many frames and of a tenth of them
+into shards, trains one epoch on each with a tiny captioner with memory, and tells how much the process grew. `segment`
+(20 minutes on one core; fewer lengths, less): one training step on one segment of so many frames at the prior report's
+setting (profiles/activitynet.yaml, GPT-2 of random weights). Every row is a process of its own. Growth is of memory
+that is the process's own, not files in the page cache, sampled while it runs. Prints tables and, as the last line,
+JSON.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from pipeline import shards
+from pipeline.annotations import Segment
+from pipeline.captioner import Captioner, CaptionerConfig, build_captioner
+from pipeline.embeddings import read_embeddings
+from pipeline.mapper import MapperConfig
+from pipeline.memory import MemoryConfig, Moments
+from pipeline.params import load_params
+from pipeline.sequences import make_examples
+from pipeline.shards import Made
+from pipeline.training import Optimization, set_trainable, train
+from stages.embed import schema_of, to_table
+
+PROFILE = Path("profiles/activitynet.yaml")
+WIDTH = 512  # of ViT-B/32's embeddings
+FPS = 5
+VIDEO_FRAMES = 600  # ActivityNet's videos last two minutes
+SEGMENTS = 3  # of each
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.dataset")
+    parser.add_argument("what", nargs="?", choices=["dataset", "segment", "both"], default="both")
+    parser.add_argument("--frames", type=int, default=2_000_000)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[750, 1500, 3000])
+    parser.add_argument("--folder", type=Path, default=Path("models/unfinished"), help="a disk with room")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)  # one measurement, in a process of its own
+    asked = parser.parse_args()
+    if asked.measure:
+        kind, *arguments = json.loads(asked.measure)
+        print(json.dumps(train_on_dataset(*arguments) if kind == "dataset" else train_on_segment(*arguments)))
+        return
+    figures: dict[str, list[dict[str, Any]]] = {}
+    if asked.what != "segment":
+        asked.folder.mkdir(parents=True, exist_ok=True)
+        sizes = (asked.frames // 10, asked.frames)
+        figures["dataset"] = [measure("dataset", frames, str(asked.folder)) for frames in sizes]
+        show(figures["dataset"])
+    if asked.what != "dataset":
+        figures["segment"] = [
+            measure("segment", frames, gradient) for gradient in ("detached", "through") for frames in asked.lengths
+        ]
+        show(figures["segment"])
+    print(json.dumps(figures))
+
+
+def measure(*arguments: Any) -> dict[str, Any]:
+    command = [sys.executable, "-m", "bench.dataset", "--measure", json.dumps(arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def show(figures: list[dict[str, Any]]) -> None:
+    print()
+    print("".join(f"{name:>16}" for name in figures[0]))
+    for row in figures:
+        print("".join(f"{value:>16,}" if isinstance(value, int) else f"{value:>16}" for value in row.values()))
+    print(flush=True)
+
+
+def train_on_dataset(frames: int, folder: str) -> dict[str, Any]:
+    videos = [f"v{number:06d}" for number in range(frames // VIDEO_FRAMES)]
+    with TemporaryDirectory(dir=folder) as temporary:
+        # In a process of its own: what writing takes is not what training takes.
+        writer = [sys.executable, "-c", f"from bench.dataset import write; write({temporary!r}, {len(videos)})"]
+        subprocess.run(writer, check=True)
+        captioner = build_captioner(
+            CaptionerConfig(
+                MapperConfig("transformer", 2, 2, 32, 1, 1, embedding_width=WIDTH, decoder_width=32),
+                MemoryConfig((1,), 8, 64000, "joint", "age", "video", "through", 0),
+                None,
+            ),
+            GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)),
+        )
+        set_trainable(captioner, "frozen")
+        with Peak() as peak:
+            segments = [segment for video_id in videos for segment in segments_of(video_id)]
+            copy = Path(temporary) / "work/embeddings"
+            embeddings = read_embeddings(Path(temporary) / "embeddings", videos, copy)
+            examples = make_examples(segments, embeddings, scope="video", baseline_frame=None)
+            captions = {caption for segment in segments for caption in segment.captions}
+            started = time.perf_counter()
+            train(
+                captioner,
+                examples,
+                {caption: [ord(letter) % 64 for letter in caption] for caption in captions},
+                Optimization(1, 64, None, "adamw", 1e-3, 0.01, 10, 1, "32-true", 1, "cpu", 0),
+                name="bench",
+                work=Path(temporary) / "work",
+            )
+            seconds = time.perf_counter() - started
+    return {
+        "frames": len(videos) * VIDEO_FRAMES,
+        "segments": len(segments),
+        "embeddings_mib": len(videos) * VIDEO_FRAMES * WIDTH * 2 // 2**20,
+        "growth_mib": peak.growth(),
+        "epoch_s": round(seconds),
+    }
+
+
+def write(folder: str, videos: int) -> None:
+    """Shards of random embeddings, some of which are made only once: they are there to be read, not looked at."""
+    schema = schema_of(WIDTH)
+    random = np.random.default_rng(0).standard_normal((VIDEO_FRAMES, WIDTH), dtype=np.float32).astype(np.float16)
+
+    def compute(video_ids: list[str]) -> Iterator[Made]:
+        for video_id in video_ids:
+            table = pa.table(
+                {
+                    "video_id": [video_id] * VIDEO_FRAMES,
+                    "frame_index": pa.array(range(VIDEO_FRAMES), pa.int32()),
+                    "timestamp_s": np.arange(VIDEO_FRAMES) / FPS,
+                }
+            )
+            yield Made(video_id, to_table(table, random, schema))
+
+    fingerprints = {f"v{number:06d}": "made up" for number in range(videos)}
+    shards.update(Path(folder) / "embeddings", schema=schema, shards=8, fingerprints=fingerprints, compute=compute)
+
+
+def segments_of(video_id: str) -> list[Segment]:
+    split = "val" if video_id.endswith("00") else "train"
+    length_s = VIDEO_FRAMES / FPS / SEGMENTS
+    return [
+        Segment(f"{video_id}#{n}", video_id, split, n * length_s, (n + 1) * length_s, (f"caption {n}",), None)
+        for n in range(SEGMENTS)
+    ]
+
+
+def train_on_segment(frames: int, gradient: str) -> dict[str, Any]:
+    params = load_params(PROFILE)
+    memory = MemoryConfig(**{**params.memory.model_dump(exclude={"enabled"}), "gradient": gradient})
+    torch.manual_seed(0)
+    decoder = GPT2LMHeadModel(GPT2Config())
+    width = decoder.config.n_embd
+    config = MapperConfig(**params.mapper.model_dump(), embedding_width=WIDTH, decoder_width=width)
+    captioner = build_captioner(CaptionerConfig(config, memory, None), decoder)
+    set_trainable(captioner, "frozen")
+    started = time.perf_counter()
+    with Peak() as peak:
+        step(captioner, frames, params.finetune.max_caption_tokens)
+    return {
+        "frames": frames,
+        "gradient": gradient,
+        "growth_mib": peak.growth(),
+        "peak_mib": peak.all_of_it(),
+        "step_s": round(time.perf_counter() - started),
+    }
+
+
+def step(captioner: Captioner, frames: int, caption_tokens: int) -> None:
+    optimizer = torch.optim.AdamW(captioner.mapper.parameters())
+    moments = Moments(torch.tensor([[frames - 1]]), torch.tensor([[0]]))
+    prefix = captioner.prefixes(torch.randn(1, frames, WIDTH), moments, torch.ones(1, 1, dtype=torch.bool))
+    tokens = torch.zeros(1, caption_tokens, dtype=torch.int64)
+    captioner.token_log_probs(prefix, tokens, torch.tensor([caption_tokens])).sum().neg().backward()
+    optimizer.step()
+
+
+class Peak:
+    """The most memory the process has of its own while in the `with` block, sampled every 5 ms.
+
+    Linux tells what of it is not files; elsewhere the whole peak stands for it.
+    """
+
+    def __enter__(self) -> "Peak":
+        self._before = self._most = _own_bytes()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def growth(self) -> int:
+        return (self._most - self._before) // 2**20
+
+    def all_of_it(self) -> int:
+        """With Python and its libraries, as the system counts it."""
+        return _peak_bytes() // 2**20
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.005):
+            self._most = max(self._most, _own_bytes())
+
+
+def _own_bytes() -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except FileNotFoundError:
+        return _peak_bytes()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+if __name__ == "__main__":
+    main()
