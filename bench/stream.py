@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipeline import captioner as captioner_module
+from pipeline import captioning
 from pipeline.annotations import Segment, from_table
-from pipeline.captioner import caption_batch, load_captioner
+from pipeline.captioner import load_captioner
+from pipeline.captioning import caption_batch
 from pipeline.embeddings import read_embeddings
 from pipeline.sequences import Example, Target, collate, make_examples
 
@@ -66,9 +67,9 @@ def main() -> None:
     for example in examples:
         batch = collate([example])
         whole = caption_batch(captioner, tokenizer, batch, index="exact", **HOW)  # type: ignore[arg-type]
-        held, captioner_module.holds = captioner_module.holds, lambda *_: False
+        held, captioning.holds = captioning.holds, lambda *_: False
         streamed = caption_batch(captioner, tokenizer, batch, index=asked.index, **HOW)  # type: ignore[arg-type]
-        captioner_module.holds = held
+        captioning.holds = held
         same += sum(streamed[segment].caption == whole[segment].caption for segment in whole)
     figures |= {"test_segments": sum(len(example.targets) for example in examples), "same_captions": same}
     for name, value in figures.items():

@@ -12,7 +12,8 @@ import torch
 from tqdm import tqdm
 
 from pipeline.annotations import from_table
-from pipeline.captioner import caption_batch, load_captioner
+from pipeline.captioner import load_captioner
+from pipeline.captioning import caption_batch
 from pipeline.captions import write_captions
 from pipeline.device import choose_device, choose_dtype
 from pipeline.embeddings import read_embeddings

@@ -19,12 +19,11 @@ from pipeline.annotations import Segment
 from pipeline.captioner import (
     CaptionerConfig,
     build_captioner,
-    caption_batch,
     load_captioner,
     load_config,
-    prefixes_of,
     save_captioner,
 )
+from pipeline.captioning import caption_batch, prefixes_of
 from pipeline.decoder import save_decoder
 from pipeline.embeddings import VideoEmbeddings
 from pipeline.mapper import MapperConfig
@@ -181,7 +180,7 @@ def test_videos_that_outgrow_the_memory_are_streamed_and_captioned_as_they_would
     batch = collate(examples_for(forgetful)[:5])
     assert batch.embeddings.shape[1] > 3
     whole = forgetful.prefixes(batch.embeddings, batch.moments, batch.real)
-    with mock.patch("pipeline.captioner.stream_prefixes", side_effect=stream_prefixes) as streamed:
+    with mock.patch("pipeline.captioning.stream_prefixes", side_effect=stream_prefixes) as streamed:
         torch.testing.assert_close(prefixes_of(forgetful, batch, "exact"), whole)
         assert streamed.call_count == 5
         assert caption_batch(forgetful, tokenizer, batch, **BEAM).keys() == {s.segment_id for s in batch.segments}
