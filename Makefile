@@ -1,12 +1,13 @@
-# make demo   see it work: both variants on the built-in dataset, and what the memory changes
-# make test   check it: lint, types, tests
-# make lint   the first two of those
-# make lock   pin requirements*.txt anew from requirements*.in
-# make clean  remove the environment and the tools' caches; data, models and metrics stay
+# make demo      see it work: both variants on the built-in dataset, and what the memory changes
+# make ablation  what each setting of the memory does: 12 variants, 3 seeds each -> docs/results.md (36 trainings)
+# make test      check it: lint, types, tests
+# make lint      the first two of those
+# make lock      pin requirements*.txt anew from requirements*.in
+# make clean     remove the environment and the tools' caches; data, models and metrics stay
 #
 # Each makes the environment it needs in .venv, from Python 3.11 or 3.12, and installs nothing outside this folder.
 
-.PHONY: help demo test lint lock clean
+.PHONY: help demo ablation test lint lock clean
 .DELETE_ON_ERROR:
 
 # The first Python that is new enough and can make environments (Debian's python3 without python3-venv cannot).
@@ -43,6 +44,9 @@ demo: .venv/installed
 	@echo 'Where to look next: data/captions.csv (what it said), metrics/segments.parquet (how right each caption is),'
 	@echo 'data/activitynet/videos (what it saw), params.yaml (every number; try: dvc exp run -S memory.k=32), and README.md.'
 	@echo 'dvc is in .venv/bin: source .venv/bin/activate'
+
+ablation: .venv/installed
+	dvc repro ablation/dvc.yaml
 
 test: lint
 	pytest

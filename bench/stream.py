@@ -1,65 +1,84 @@
-"""A long video through the streaming memory: frames per second and how much the process grows.
+"""Captioning a long video: frames per second, how much the process grows; and whether streaming changes captions.
 
-    python -m bench.stream [--hours 3] [--models models]
+    python -m bench.stream [--hours 3] [--index exact]      # after `make demo`
 
-Uses the mapper in models/finetuned (which must have a memory) on random embeddings and recalls a segment a minute. A
-memory that is bounded makes the process grow until it is full, and no further: both are told. Prints a table and, as
-its last line, JSON.
+Captions a video of random embeddings with the model in models/finetuned (which must have a memory), a segment a minute,
+as the stage `caption` would: what the memory cannot hold whole is streamed. Then captions the segments of the test
+split streamed and whole and counts the captions that are the same. Prints a table and, as its last line, JSON.
 """
 
 import argparse
 import json
 import resource
+import sys
 import time
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
+import numpy as np
+import pyarrow.parquet as pq
 
-from pipeline.captioner import load_captioner
-from pipeline.mapper import TransformerMapper
-from pipeline.streaming import Stream
+from pipeline import captioner as captioner_module
+from pipeline.annotations import Segment, from_table
+from pipeline.captioner import caption_batch, load_captioner
+from pipeline.embeddings import read_embeddings
+from pipeline.sequences import Example, Target, collate, make_examples
 
 FPS = 5
-PIECE = 25  # frames that arrive together: five seconds of video
 SEGMENT = 60 * FPS
+HOW = {"method": "beam", "beams": 4, "temperature": 1.0, "top_p": 1.0, "max_tokens": 40, "length_penalty": 1.0}
+SEGMENTS = Path("data/activitynet/segments.parquet")
+EMBEDDINGS = Path("data/activitynet/embeddings")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.stream")
     parser.add_argument("--hours", type=float, default=3.0)
+    parser.add_argument("--index", choices=["exact", "approximate"], default="exact")
     parser.add_argument("--models", type=Path, default=Path("models"))
     asked = parser.parse_args()
-    captioner, _ = load_captioner(asked.models / "finetuned", asked.models / "decoder")
-    mapper = captioner.mapper
-    assert isinstance(mapper, TransformerMapper)
-    stream = Stream(mapper)
+    captioner, tokenizer = load_captioner(asked.models / "finetuned", asked.models / "decoder")
+    if captioner.config.memory is None:
+        sys.exit(f"{asked.models}/finetuned has no memory; run: dvc exp run -S memory.enabled=true")
+
     frames = int(asked.hours * 3600 * FPS)
-    generator = torch.Generator().manual_seed(0)
+    width = captioner.mapper.config.embedding_width
+    embeddings = np.random.default_rng(0).standard_normal((frames, width), dtype=np.float32).astype(np.float16)
+    targets = []
+    for start in range(0, frames - SEGMENT + 1, SEGMENT):
+        segment = Segment(f"v_long#{start}", "v_long", "test", start / FPS, (start + SEGMENT) / FPS, (), None)
+        targets.append(Target(segment, start, start + SEGMENT - 1))
+    batch = collate([Example(embeddings, range(frames), False, tuple(targets))])
     before, started = peak_mib(), time.perf_counter()
-    when_full = before
-    for at in tqdm(range(0, frames, PIECE), unit="piece"):
-        embeddings = torch.randn(1, PIECE, mapper.config.embedding_width, generator=generator)
-        if at % SEGMENT == 0 and at:
-            stream.recall(embeddings[:, :1], torch.tensor([[at - SEGMENT]]))
-        stream.remember(embeddings)
-        if at <= 2 * stream.capacity:
-            when_full = peak_mib()
+    captions = caption_batch(captioner, tokenizer, batch, index=asked.index, **HOW)  # type: ignore[arg-type]
     seconds = time.perf_counter() - started
     figures = {
         "frames": frames,
-        "frames_kept": stream.capacity,
+        "frames_kept": captioner.config.memory.max_entries // captioner.mapper.config.tokens,
+        "captions": len(captions),
         "frames_per_s": round(frames / seconds),
-        "growth_until_full_mib": round(when_full - before),
-        "growth_after_mib": round(peak_mib() - when_full),
+        "growth_mib": round(peak_mib() - before),
     }
+
+    segments = [segment for segment in from_table(pq.read_table(SEGMENTS)) if segment.split == "test"]
+    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
+    examples = make_examples(segments, videos, scope=captioner.config.scope, baseline_frame=None)
+    same = 0
+    for example in examples:
+        batch = collate([example])
+        whole = caption_batch(captioner, tokenizer, batch, index="exact", **HOW)  # type: ignore[arg-type]
+        held, captioner_module.holds = captioner_module.holds, lambda *_: False
+        streamed = caption_batch(captioner, tokenizer, batch, index=asked.index, **HOW)  # type: ignore[arg-type]
+        captioner_module.holds = held
+        same += sum(streamed[segment].caption == whole[segment].caption for segment in whole)
+    figures |= {"test_segments": sum(len(example.targets) for example in examples), "same_captions": same}
     for name, value in figures.items():
         print(f"{name:<24}{value:>10,}")
     print(json.dumps(figures))
 
 
 def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The largest this process has been so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 if __name__ == "__main__":

@@ -65,17 +65,10 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, *, draws: int = DRAWS, se
     Raises ValueError if the tables are not of the same segments with the same references: averages over different
     segments say nothing about each other.
     """
-    one, two = (table.set_index("segment_id").sort_index() for table in (first, second))
-    if lone := one.index.symmetric_difference(two.index).tolist():
-        raise ValueError(
-            f"{len(one)} and {len(two)} segments, {len(lone)} of them in one run only ({', '.join(lone[:3])}, ...): "
-            "not comparable"
-        )
-    if (one["references"].map(list) != two["references"].map(list)).any():
-        raise ValueError("the references differ between the runs: not comparable")
+    one, two = by_segment(first, second)
     rng = np.random.default_rng(seed)
     results = []
-    for group, rows in _groups(one):
+    for group, rows in groups_of(one):
         for metric in METRICS:
             if not {metric} <= set(one) & set(two) or one[metric][rows].isna().any():
                 continue
@@ -88,13 +81,28 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, *, draws: int = DRAWS, se
     return results
 
 
+def by_segment(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables with the same segments in the same order. ValueError as `compare` says."""
+    one, two = (table.set_index("segment_id").sort_index() for table in (first, second))
+    if lone := one.index.symmetric_difference(two.index).tolist():
+        raise ValueError(
+            f"{len(one)} and {len(two)} segments, {len(lone)} of them in one run only ({', '.join(lone[:3])}, ...): "
+            "not comparable"
+        )
+    if (one["references"].map(list) != two["references"].map(list)).any():
+        raise ValueError("the references differ between the runs: not comparable")
+    return one, two
+
+
 def bootstrap_interval(differences: NDArray[np.float64], rng: np.random.Generator, draws: int) -> tuple[float, float]:
     """95 % interval of the mean of paired differences [n]."""
-    n = len(differences)
-    # How often each pair is drawn, rather than which: R x n counts are all that a mean needs.
-    means = rng.multinomial(n, np.full(n, 1 / n), size=draws) @ differences / n  # [R]
-    low, high = np.percentile(means, [2.5, 97.5])
+    low, high = np.percentile(resampled(len(differences), rng, draws) @ differences, [2.5, 97.5])
     return float(low), float(high)
+
+
+def resampled(n: int, rng: np.random.Generator, draws: int) -> NDArray[np.float64]:
+    """Weights of the segments in the means of resamples, [R, n]: how often each is drawn is all that a mean needs."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=draws) / n
 
 
 def randomisation_p(differences: NDArray[np.float64], rng: np.random.Generator, draws: int) -> float:
@@ -105,7 +113,7 @@ def randomisation_p(differences: NDArray[np.float64], rng: np.random.Generator, 
     return float((1 + (np.abs(means) >= abs(differences.mean()) - 1e-9).sum()) / (draws + 1))
 
 
-def _groups(scores: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
+def groups_of(scores: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
     """(name, mask) of all segments, of each kind, and of each third by length."""
     yield "all", pd.Series(True, index=scores.index)
     for kind in sorted(set(scores["kind"].dropna())):

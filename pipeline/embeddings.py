@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -60,16 +61,20 @@ class VideoEmbeddings:
     embeddings: np.ndarray | Rows  # [T, E] float16
 
 
-def read_embeddings(folder: Path, video_ids: Iterable[str], copy: Path) -> dict[str, VideoEmbeddings]:
+def read_embeddings(folder: Path, video_ids: Iterable[str], copy: Path | None = None) -> dict[str, VideoEmbeddings]:
     """Embeddings of those of the videos that the shards of `folder` have rows of, to be read from a copy of them.
 
     Args:
         copy: the flat file. One that is there is used as it is (by a run that goes on, or by another process of the
-            run), so it must lie where only this run looks. It may be deleted as soon as this returns: what is open
-            stays readable.
+            run), so it must lie where only this run looks. None: a file beside the shards that has no name as soon as
+            this returns; what is open stays readable.
 
     Raises KeyError if the shards do not know one of the videos.
     """
+    if copy is None:
+        # The shards' disk has room for them; the usual place for temporary files may be memory.
+        with TemporaryDirectory(prefix=".embeddings-", dir=folder.parent) as temporary:
+            return read_embeddings(folder, video_ids, Path(temporary) / "copy")
     rows = {video_id: entry.rows for video_id, entry in shards.index(folder).items()}
     wanted = sorted(set(video_ids))
     if unknown := set(wanted) - rows.keys():

@@ -9,7 +9,7 @@ import hashlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OWN = ("pipeline", "stages")
+OWN = ("ablation", "pipeline", "stages")
 
 
 def imported_files(path: Path, root: Path = ROOT) -> set[Path]:

@@ -108,7 +108,7 @@ class MemoryAttention(nn.Module):
         history: History,
         moments: Moments,
         scale: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Attend to a frame's own tokens and to the nearest of the history.
 
         Args:
@@ -118,8 +118,8 @@ class MemoryAttention(nn.Module):
             scale: [H, 1, 1, 1].
 
         Returns:
-            [B, H, Q, N, d]; and [B, Q, T], the attention that a query frame pays to each frame: its mean over heads
-            and tokens.
+            [B, H, Q, N, d]; and, if there are keyframes, [B, Q, T]: the attention that a query frame pays to each
+            frame, its mean over heads and tokens.
         """
         near = self._neighbours(queries, history, moments)
         logits = near.logits(queries)
@@ -140,11 +140,13 @@ class MemoryAttention(nn.Module):
             local_weights = (1 - gate) * local_logits.softmax(-1)
             memory_weights = gate * logits.masked_fill(~remembers, 0.0).softmax(-1)
         out = local_weights @ local_values + near.read(memory_weights)
+        if self.config.time == "none" and not self.config.keyframes:
+            return out, None
         by_frame = near.to_frames(memory_weights)  # [B, H, Q, N, T]
         if self.config.time == "age":
             by_age = torch.zeros_like(by_age).scatter_add(-1, row, by_frame)
             out = out + torch.einsum("bhqna,had->bhqnd", by_age, self.age_value.flatten(1, 2))
-        return out, by_frame.mean((1, 3))
+        return out, by_frame.mean((1, 3)) if self.config.keyframes else None
 
     def _neighbours(self, queries: Tensor, history: History, moments: Moments) -> "_Gathered | _Masked":
         index, found = self._retrieve(queries, history, moments)
@@ -176,11 +178,18 @@ class _Gathered:
 
     def __init__(self, history: History, index: Tensor, found: Tensor) -> None:
         batch, heads, self.frames, tokens, width = history.keys.shape
-        # One flat table and F.embedding: on CPU its backward is faster than gather's and index_select's.
-        first = torch.arange(batch * heads, device=index.device) * self.frames * tokens
-        rows = index + first.view(batch, heads, 1, 1, 1)
-        self.keys = F.embedding(rows, history.keys.reshape(-1, width))  # [B, H, Q, N, K, d]
-        self.values = F.embedding(rows, history.values.reshape(-1, width))
+        if torch.is_grad_enabled():
+            # One flat table and F.embedding: on CPU its backward is faster than gather's and index_select's.
+            first = torch.arange(batch * heads, device=index.device) * self.frames * tokens
+            rows = index + first.view(batch, heads, 1, 1, 1)
+            self.keys = F.embedding(rows, history.keys.reshape(-1, width))  # [B, H, Q, N, K, d]
+            self.values = F.embedding(rows, history.values.reshape(-1, width))
+        else:
+            # The history may be part of a larger buffer, of which a flat table would be a copy.
+            b = torch.arange(batch, device=index.device).view(-1, 1, 1, 1, 1)
+            h = torch.arange(heads, device=index.device).view(-1, 1, 1, 1)
+            where = (b, h, index // tokens, index % tokens)
+            self.keys, self.values = history.keys[where], history.values[where]
         self.frame = index // tokens
         self.found = found  # [B, H, Q, N, K]
 

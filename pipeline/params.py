@@ -4,6 +4,7 @@ No field has a default: DVC cannot see a default, so a number that is not in the
 without a rerun. What each key means stands beside it in params.yaml.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -225,8 +226,8 @@ def _misfits(sections: dict[str, Any]) -> list[str]:
     return problems
 
 
-def load_params(path: Path = PARAMS_FILE) -> Params:
-    """Read and check a params file.
+def load_params(path: Path = PARAMS_FILE, changes: Mapping[str, Any] | None = None) -> Params:
+    """Read and check a params file, in it `changes`: {"memory.k": 32} is what `dvc exp run -S memory.k=32` changes.
 
     Raises ValueError that lists every problem at once: the key, what was found, what was expected.
     """
@@ -239,6 +240,14 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         raise ValueError(f"{path}, line {line}: not YAML: {error.problem}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: wanted sections such as `frames:`, found {type(values).__name__}")
+    for key, value in (changes or {}).items():
+        *outer, last = key.split(".")
+        inner: Any = values
+        for name in outer:
+            inner = inner.get(name) if isinstance(inner, dict) else None
+        if not isinstance(inner, dict) or last not in inner:
+            raise ValueError(f"{path} has no {key} to change")
+        inner[last] = value
     problems: list[str] = []
     sections: dict[str, Any] = {}
     for name, field in Params.model_fields.items():

@@ -6,6 +6,7 @@ B sequences of a batch   T frames   Q query frames   N tokens per frame   H head
 of tens of thousands of keys, where looking at all is what takes the time.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import faiss
@@ -15,10 +16,10 @@ from torch import Tensor
 
 Window = tuple[Tensor, Tensor]  # (first, stop) [B, Q] int64 each: frames first <= t < stop of each query frame
 
-# Scores that exist at once. On a CPU so few that their memory stays warm: fresh pages cost more than the products.
-BLOCK_CPU, BLOCK_GPU = 2**22, 2**27
+# Scores that exist at once. On a CPU so few that they stay in its cache: fresh memory costs more than the products.
+BLOCK_CPU, BLOCK_GPU = 2**20, 2**27
 
-GROUP = 64  # scores of which at first only the largest is looked at
+LARGEST_GROUP = 16  # scores of which at first only the largest is looked at
 
 
 def within(frames: int, first: Tensor, stop: Tensor) -> Tensor:
@@ -80,22 +81,25 @@ def _blocks(rows: int, frames: int, scores: int, device: torch.device) -> Iterat
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As scores.topk(k, dim=-1), faster where k is few of many.
+    """As scores.topk(k, dim=-1, sorted=False), faster where k is few of many.
 
     The k largest lie in the k groups that have the largest maxima: a maximum is found in one pass, and only those
-    groups' members need to be put in order.
+    groups' members need to be looked at again.
     """
-    groups = scores.shape[-1] // GROUP
-    if groups < 4 * k:
-        best = scores.topk(k, dim=-1)
+    count = scores.shape[-1]
+    # As many groups' maxima as members of the groups that are chosen, or thereabouts.
+    size = min(LARGEST_GROUP, 2 ** int(math.log2(math.sqrt(count / k))))
+    if size < 4:
+        best = scores.topk(k, dim=-1, sorted=False)
         return best.values, best.indices
-    even = groups * GROUP
-    grouped = scores[..., :even].unflatten(-1, (groups, GROUP))
-    chosen = grouped.amax(-1).topk(k, dim=-1, sorted=False).indices  # [..., k]
-    members = grouped.gather(-2, chosen[..., None].expand(*chosen.shape, GROUP)).flatten(-2)
-    rest = torch.arange(even, scores.shape[-1], device=scores.device).expand(*scores.shape[:-1], -1)
-    where = torch.cat([(chosen[..., None] * GROUP + torch.arange(GROUP, device=scores.device)).flatten(-2), rest], -1)
-    best = torch.cat([members, scores[..., even:]], dim=-1).topk(k, dim=-1)
+    # Member i of group g is score i * groups + g: so the maxima are taken over rows, not along them, at full speed.
+    groups = count // size
+    even = groups * size
+    _, chosen = top_k(scores[..., :even].unflatten(-1, (size, groups)).amax(-2), k)
+    members = (torch.arange(0, even, groups, device=scores.device)[:, None] + chosen[..., None, :]).flatten(-2)
+    rest = torch.arange(even, count, device=scores.device).expand(*scores.shape[:-1], -1)
+    where = torch.cat([members, rest], dim=-1)
+    best = scores.gather(-1, where).topk(k, dim=-1, sorted=False)
     return best.values, where.gather(-1, best.indices)
 
 

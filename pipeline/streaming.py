@@ -54,7 +54,7 @@ class Stream:
     def remember(self, embeddings: Tensor, row: int | None = None) -> None:
         """Store the next frames, [B, T, E] or of one row [1, T, E]."""
         for rows, of_rows in self._apart(row, embeddings):
-            for piece in of_rows.split(self._room, dim=1):
+            for piece in of_rows.split(self._room, dim=1) if of_rows.shape[1] else ():
                 self._remember(rows, piece)
 
     @torch.no_grad()

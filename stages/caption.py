@@ -6,18 +6,17 @@ sections caption and seed of params.yaml. Writes data/captions.parquet, data/cap
 """
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
 from pipeline.annotations import from_table
-from pipeline.captioner import caption_batch, generation_options, load_captioner
+from pipeline.captioner import caption_batch, load_captioner
 from pipeline.captions import write_captions
 from pipeline.device import choose_device, choose_dtype
 from pipeline.embeddings import read_embeddings
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.sequences import collate, make_examples, plan_batches
 from stages import run
 
@@ -25,25 +24,26 @@ SEGMENTS = Path("data/activitynet/segments.parquet")
 EMBEDDINGS = Path("data/activitynet/embeddings")
 DECODER = Path("models/decoder")
 FINETUNED = Path("models/finetuned")
-UNFINISHED = Path("models/unfinished")
 OUT = Path("data/captions.parquet")
 
 
 def main() -> None:
-    params = load_params()
+    print(caption(load_params(), FINETUNED, OUT))
+
+
+def caption(params: Params, finetuned: Path, out: Path) -> str:
+    """Caption with the captioner of the folder `finetuned`, as `params` say; returns the stage's closing line."""
     options = params.caption
     segments = [segment for segment in from_table(pq.read_table(SEGMENTS)) if segment.split == options.split]
     if not segments:
         raise ValueError(f"{SEGMENTS} has no segments of split {options.split!r}; see caption.split in params.yaml")
-    UNFINISHED.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=UNFINISHED) as folder:  # where there is room; the usual place may be memory
-        videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments), Path(folder) / "embeddings")
-    captioner, tokenizer = load_captioner(FINETUNED, DECODER)
+    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
+    captioner, tokenizer = load_captioner(finetuned, DECODER)
     examples = make_examples(
         segments, videos, scope=captioner.config.scope, baseline_frame=captioner.config.baseline_frame
     )
 
-    generation = generation_options(**options.model_dump(exclude={"split", "batch_size", "precision"}))
+    how = options.model_dump(exclude={"split", "batch_size", "precision"})
     device = choose_device(params.device)
     captioner.to(device)
     torch.manual_seed(params.seed)
@@ -53,11 +53,11 @@ def main() -> None:
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     with autocast, tqdm(total=len(segments), desc="caption", unit="segment") as bar:
         for batch in batches:
-            made = caption_batch(captioner, tokenizer, collate([examples[i] for i in batch]).to(device), **generation)
+            made = caption_batch(captioner, tokenizer, collate([examples[i] for i in batch]).to(device), **how)
             captions.update(made)
             bar.update(len(made))
-    write_captions(OUT, segments, captions)
-    print(
+    write_captions(out, segments, captions)
+    return (
         f"caption: {len(captions)} of {len(segments)} segments of split {options.split} captioned by {options.method}"
     )
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.annotations import from_table
 from pipeline.captions import read_captions
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.scores import Scorer
 from pipeline.shapes.grammar import facts_right
 from stages import run
@@ -27,13 +27,18 @@ DECIMALS = 4  # of a score in percent
 
 
 def main() -> None:
-    split = load_params().caption.split
+    print(evaluate(load_params(), CAPTIONS, METRICS, EACH, PLOT))
+
+
+def evaluate(params: Params, captions_path: Path, metrics_path: Path, each_path: Path, plot_path: Path) -> str:
+    """Score the captions of a file and write the three tables of scores; returns the stage's closing line."""
+    split = params.caption.split
     with Scorer() as scorer:  # first: METEOR loads while we read
-        captions = read_captions(CAPTIONS).to_pandas()
+        captions = read_captions(captions_path).to_pandas()
         others = sorted(set(captions["split"]) - {split})
         if others:
             raise ValueError(
-                f"{CAPTIONS} has captions of split {others[0]!r}, caption.split is {split!r}: run `dvc repro`"
+                f"{captions_path} has captions of split {others[0]!r}, caption.split is {split!r}: run `dvc repro`"
             )
         asked = {row.segment_id: row for row in from_table(pq.read_table(SEGMENTS)) if row.split == split}
         references = {id: list(segment.captions) for id, segment in asked.items()}
@@ -55,15 +60,15 @@ def main() -> None:
     metrics = {f"{name}.{kind}".rstrip("."): round(value, DECIMALS) for kind, name, value in table}
     metrics["segments.asked"] = len(asked)
 
-    PLOT.parent.mkdir(parents=True, exist_ok=True)
-    METRICS.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    each.to_parquet(EACH, index=False)
+    plot_path.parent.mkdir(parents=True, exist_ok=True)
+    metrics_path.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    each.to_parquet(each_path, index=False)
     plot = [(kind or "all", name, round(value, DECIMALS)) for kind, name, value in table if name != "segments"]
-    pd.DataFrame(plot, columns=["kind", "metric", "score"]).to_csv(PLOT, index=False, lineterminator="\n")
+    pd.DataFrame(plot, columns=["kind", "metric", "score"]).to_csv(plot_path, index=False, lineterminator="\n")
 
     shown = [name for name in ("CIDEr", "METEOR", "ROUGE-L", "BLEU-4", "facts") if name in metrics]
     said = ", ".join(f"{name} {metrics[name]:.2f}" for name in shown)
-    print(f"evaluate: {len(each)} of {len(asked)} segments of split {split} scored: {said}")
+    return f"evaluate: {len(each)} of {len(asked)} segments of split {split} scored: {said}"
 
 
 if __name__ == "__main__":

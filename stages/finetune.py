@@ -14,7 +14,7 @@ from pipeline.annotations import from_table
 from pipeline.captioner import load_captioner, load_config
 from pipeline.embeddings import read_embeddings
 from pipeline.memory import MemoryConfig
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.sequences import make_examples
 from pipeline.training import train_and_save, unfinished
 from stages import run
@@ -28,7 +28,11 @@ CURVES = Path("metrics/finetune")
 
 
 def main() -> None:
-    params = load_params()
+    print(finetune(load_params(), OUT, CURVES))
+
+
+def finetune(params: Params, out: Path, curves: Path) -> str:
+    """Fine-tune as `params` say and write the captioner and its curves; returns the stage's closing line."""
     segments = from_table(pq.read_table(SEGMENTS))
     inputs = [SEGMENTS, EMBEDDINGS, DECODER, PRETRAINED]
     work = unfinished("finetune", Path(__file__), (params.memory, params.lora, params.finetune, params.seed), inputs)
@@ -41,7 +45,7 @@ def main() -> None:
     captioner, tokenizer = load_captioner(PRETRAINED, DECODER, config)
 
     examples = make_examples(segments, videos, scope=memory.scope if memory else None, baseline_frame=baseline_frame)
-    said = train_and_save(
+    return train_and_save(
         captioner,
         tokenizer,
         examples,
@@ -51,10 +55,9 @@ def main() -> None:
         device=params.device,
         name="finetune",
         work=work,
-        folder=OUT,
-        curves=CURVES,
+        folder=out,
+        curves=curves,
     )
-    print(said)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,34 @@
-"""dvc.yaml against the code: DVC says "up to date" about whatever its deps do not name."""
+"""dvc.yaml and ablation/dvc.yaml against the code: DVC says "up to date" about whatever their deps do not name."""
 
 from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
 
+from ablation.settings import FRAME, READ, SWITCH, load_ablation
 from pipeline.imports import code_fingerprint, imported_files
+from pipeline.params import load_params
 
 ROOT = Path.cwd()
 
 
 @pytest.fixture(scope="module")
-def stages():
+def all_stages():
+    """Of both pipelines."""
     with Repo(".") as repo:
         return {stage.addressing: stage for stage in repo.index.stages}
+
+
+@pytest.fixture(scope="module")
+def stages(all_stages):
+    """Of the main pipeline."""
+    return {name: stage for name, stage in all_stages.items() if Path(stage.path) == ROOT / "dvc.yaml"}
+
+
+@pytest.fixture(scope="module")
+def ablation(all_stages):
+    stages = {name: stage for name, stage in all_stages.items() if Path(stage.path) == ROOT / "ablation/dvc.yaml"}
+    return {name.removeprefix("ablation/dvc.yaml:"): stage for name, stage in stages.items()}
 
 
 def modules_named(stage) -> set[Path]:
@@ -29,17 +44,25 @@ def module_of(stage) -> Path:
     return ROOT / (stage.cmd.split()[2].replace(".", "/") + ".py")
 
 
-def test_every_stage_names_exactly_the_modules_it_imports(stages):
-    for name, stage in stages.items():
-        assert modules_named(stage) == imported_files(module_of(stage)), f"deps of {name} in dvc.yaml"
+def params_named(stage) -> dict[str, set[str]]:
+    """Keys by the params file that they are of."""
+    return {
+        Path(dep.fs_path).relative_to(ROOT).as_posix(): set(dep.params)
+        for dep in stage.deps
+        if getattr(dep, "params", None)
+    }
+
+
+def test_every_stage_names_exactly_the_modules_it_imports(all_stages):
+    for name, stage in all_stages.items():
+        assert modules_named(stage) == imported_files(module_of(stage)), f"deps of {name}"
 
 
 def test_changing_the_memory_reaches_finetune_caption_and_evaluate_only(stages):
     readers = {
         name
         for name, stage in stages.items()
-        for dep in stage.deps
-        if getattr(dep, "params", None) and any(key.split(".")[0] == "memory" for key in dep.params)
+        if any(key.split(".")[0] == "memory" for key in params_named(stage).get("params.yaml", ()))
     }
     assert readers == {"finetune"}
     assert downstream(stages, "finetune") == {"finetune", "caption", "evaluate"}
@@ -65,8 +88,36 @@ def downstream(stages, name: str) -> set[str]:
         reached |= more
 
 
-def test_no_two_stages_write_the_same_place(stages):
-    outs = [out.fs_path for stage in stages.values() for out in stage.outs]
+def test_the_ablation_has_a_stage_for_each_variant_and_one_for_their_table(ablation):
+    assert set(ablation) == {"table", *(f"variant@{name}" for name in load_ablation().variants)}
+
+
+def test_a_variant_reads_its_own_settings_and_all_else_that_its_stages_read(ablation):
+    def expanded(keys: set[str]) -> set[str]:
+        """With the keys of a section in place of its name."""
+        sections = load_params().model_dump()
+        return {f"{key}.{inner}" for key in keys for inner in sections.get(key, ())} | (keys - sections.keys())
+
+    for name in load_ablation().variants:
+        named = params_named(ablation[f"variant@{name}"])
+        assert expanded(named["params.yaml"]) == expanded(set(READ)) - {SWITCH, FRAME}
+        assert named["ablation/params.yaml"] == {"seeds", f"variants.{name}"}
+
+
+def test_a_variant_reads_the_files_and_sections_that_the_main_pipelines_stages_read(stages, ablation):
+    def files(stage) -> set[str]:
+        return {dep.fs_path for dep in stage.deps} - {str(path) for path in imported_files(module_of(stage))}
+
+    shared = [stages[name] for name in ("finetune", "caption", "evaluate")]
+    made = {out.fs_path for stage in shared for out in stage.outs}
+    params = {str(ROOT / "params.yaml"), str(ROOT / "ablation/params.yaml")}
+    assert files(ablation["variant@memory"]) - params == set().union(*map(files, shared)) - params - made
+    sections = {key.split(".")[0] for stage in shared for key in params_named(stage)["params.yaml"]}
+    assert sections == {*READ, "seed"}  # the seed is each run's own
+
+
+def test_no_two_stages_write_the_same_place(all_stages):
+    outs = [out.fs_path for stage in all_stages.values() for out in stage.outs]
     assert len(outs) == len(set(outs))
 
 

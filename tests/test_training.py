@@ -20,9 +20,9 @@ from pipeline.captioner import (
     CaptionerConfig,
     build_captioner,
     caption_batch,
-    generation_options,
     load_captioner,
     load_config,
+    prefixes_of,
     save_captioner,
 )
 from pipeline.decoder import save_decoder
@@ -31,6 +31,7 @@ from pipeline.mapper import MapperConfig
 from pipeline.memory import MemoryConfig
 from pipeline.params import LoraParams
 from pipeline.sequences import collate, make_examples
+from pipeline.streaming import stream_prefixes
 from pipeline.training import (
     CaptionTraining,
     Optimization,
@@ -44,7 +45,8 @@ from pipeline.training import (
 )
 
 COLOURS = ("red", "green", "blue")
-BEAM = generation_options(method="beam", beams=2, temperature=1.0, top_p=1.0, max_tokens=6, length_penalty=1.0)
+BEAM = {"method": "beam", "beams": 2, "temperature": 1.0, "top_p": 1.0, "max_tokens": 6, "length_penalty": 1.0}
+BEAM["index"] = "exact"
 OPTIMIZATION = Optimization(
     epochs=4,
     batch_size=16,
@@ -170,6 +172,24 @@ def test_a_decoder_that_was_trained_is_saved_and_gives_the_same_captions_back(mo
     assert caption_batch(loaded, loaded_tokenizer, batch, **BEAM) == wanted
     assert not (tmp_path / "work").exists()
     assert (tmp_path / "curves/plots/metrics/val/loss.tsv").read_text().count("\n") == 1 + 4
+
+
+def test_videos_that_outgrow_the_memory_are_streamed_and_captioned_as_they_would_be_whole(decoder, tokenizer):
+    captioner = make(decoder)
+    config = replace(captioner.config, memory=replace(captioner.config.memory, max_entries=9))  # 3 frames
+    forgetful = build_captioner(config, decoder, captioner.mapper.state_dict())
+    batch = collate(examples_for(forgetful)[:5])
+    assert batch.embeddings.shape[1] > 3
+    whole = forgetful.prefixes(batch.embeddings, batch.moments, batch.real)
+    with mock.patch("pipeline.captioner.stream_prefixes", side_effect=stream_prefixes) as streamed:
+        torch.testing.assert_close(prefixes_of(forgetful, batch, "exact"), whole)
+        assert streamed.call_count == 5
+        assert caption_batch(forgetful, tokenizer, batch, **BEAM).keys() == {s.segment_id for s in batch.segments}
+        streamed.reset_mock()
+        prefixes_of(captioner, batch, "exact")
+        assert not streamed.called  # it holds them all
+        torch.testing.assert_close(prefixes_of(forgetful, batch, "approximate"), whole)  # few keys: exact
+        assert streamed.called
 
 
 def test_a_memory_learns_what_one_frame_cannot_tell(decoder, tokenizer, tmp_path):

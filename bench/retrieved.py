@@ -1,0 +1,102 @@
+"""What the queries of a trained memory really retrieve: the k nearest may be one moment k times.
+
+    python -m bench.retrieved [--split test]      # after `make demo`
+
+For the last frames of all segments of a split, by head of each memory layer and by where the keys lie (in the segment,
+or before it): how many keys there were, how many of them were retrieved, of how many distinct frames, of how many
+moments (runs of neighbouring frames), and how old. Means over queries that had any key there. Prints a table and, as
+its last line, JSON.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from pipeline.annotations import from_table
+from pipeline.captioner import load_captioner
+from pipeline.embeddings import read_embeddings
+from pipeline.mapper import TransformerMapper
+from pipeline.memory import MemoryAttention
+from pipeline.retrieval import within
+from pipeline.sequences import collate, make_examples
+
+SEGMENTS = Path("data/activitynet/segments.parquet")
+EMBEDDINGS = Path("data/activitynet/embeddings")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.retrieved")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--k", type=int, help="as if the memory had this k")
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    asked = parser.parse_args()
+    captioner, _ = load_captioner(asked.models / "finetuned", asked.models / "decoder")
+    mapper = captioner.mapper
+    assert isinstance(mapper, TransformerMapper) and mapper.memory, "models/finetuned has no memory"
+    segments = [s for s in from_table(pq.read_table(SEGMENTS)) if s.split == asked.split]
+    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
+    examples = make_examples(segments, videos, scope=captioner.config.scope, baseline_frame=None)
+
+    seen: dict[tuple, list[Tensor]] = defaultdict(list)
+    for number in mapper.memory.layers:
+        attention = mapper._layer(number).attention.memory
+        assert attention is not None
+        attention.config = replace(attention.config, k=asked.k or attention.config.k)
+        attention.register_forward_pre_hook(lambda module, args, number=number: look(module, args, number, seen))
+    with torch.inference_mode():
+        for example in examples:
+            batch = collate([example])
+            captioner.prefixes(batch.embeddings, batch.moments, batch.real)
+
+    rows = []
+    for (number, head, where), found in sorted(seen.items()):
+        means = torch.cat(found).mean(0).tolist()
+        names = ("keys", "retrieved", "frames", "moments", "age_frames")
+        rows.append({"layer": number, "head": head, "keys lie": where, **dict(zip(names, means, strict=True))})
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.1f}"))
+    print(json.dumps(rows))
+
+
+def look(module: MemoryAttention, args: tuple, number: int, seen: dict[tuple, list[Tensor]]) -> None:
+    """Take down what the queries of one sequence's last frames retrieve; other frames' (one at a time each) too."""
+    queries, _, _, history, moments, _ = args
+    index, found = module._retrieve(queries, history, moments)
+    frames, tokens = history.keys.shape[2:4]
+    for where in ("segment", "before"):
+        oldest = module.config.oldest(moments, tokens)
+        first, stop = (oldest.maximum(moments.segment_start), moments.frame)
+        if where == "before":
+            first, stop = oldest, moments.segment_start
+        inside = within(frames, first, stop)[:, None, :, None]  # [1, 1, Q, 1, T]
+        there = torch.zeros(*index.shape[:-1], frames)
+        there.scatter_add_(-1, index // tokens, found.float())  # keys retrieved of each frame
+        there = there * inside
+        distinct = there > 0
+        begins = distinct & ~torch.cat([torch.zeros_like(distinct[..., :1]), distinct[..., :-1]], dim=-1)
+        age = moments.frame[:, None, :, None, None] - torch.arange(frames)
+        retrieved = there.sum(-1)
+        figures = torch.stack(
+            [
+                (inside.sum(-1) * tokens).expand_as(retrieved).float(),
+                retrieved,
+                distinct.sum(-1).float(),
+                begins.sum(-1).float(),
+                (there * age).sum(-1) / retrieved.clamp(min=1),
+            ],
+            dim=-1,
+        )  # [1, H, Q, N, 5]
+        for head in range(queries.shape[1]):
+            of_head = figures[0, head].flatten(0, 1)
+            seen[number, head + 1, where].append(of_head[of_head[:, 0] > 0])
+
+
+if __name__ == "__main__":
+    main()

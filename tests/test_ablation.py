@@ -1,0 +1,335 @@
+"""The ablation: its settings, its report, and the whole through the real dvc command on made-up embeddings."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import write_params
+from PIL import Image
+from ruamel.yaml import YAML
+
+import ablation.table
+from ablation.plot import COLOURS, draw, ticks
+from ablation.settings import FILE, load_ablation, params_of
+from ablation.table import BEGIN, END, inserted
+from pipeline.annotations import Segment, to_table
+from pipeline.params import load_params
+from pipeline.variants import Curve
+
+TINY = """
+seeds: [0, 1]
+default: memory
+variants:
+  last: {memory.enabled: false, finetune.baseline_frame: last}
+  memory: {memory.enabled: true}
+"""
+
+
+def test_every_variant_is_valid_and_those_with_memory_are_one_change_away_from_the_default():
+    ablation = load_ablation()
+    default = params_of(ablation, ablation.default, 0).model_dump()
+    for name in ablation.variants:
+        params = params_of(ablation, name, 5)
+        assert params.seed == 5
+        if name in ablation.baselines or name == ablation.default:
+            continue
+        memory = params.memory.model_dump()
+        assert len([key for key in memory if memory[key] != default["memory"][key]]) == 1, name
+        assert {**params.model_dump(), "memory": None, "seed": 0} == {**default, "memory": None}
+    frames = {params_of(ablation, name, 0).finetune.baseline_frame for name in ablation.baselines}
+    assert frames == {"last", "first", "middle", "mean"}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ("{memory.enabled: true, memory.kk: 8}", r"variant odd, params\.yaml has no memory\.kk to change"),
+        ("{memory.enabled: true, memory.k: 0}", r"variant odd, params\.yaml:\n  memory\.k: found 0"),
+        ("{memory.enabled: true, memory.k.x: 1}", r"has no memory\.k\.x to change"),
+        (
+            "{memory.enabled: true, mapper.width: 8}",
+            r"variants\.odd: mapper\.width changes nothing here; wanted one of me",
+        ),
+        ("{memory.k: 8}", r"variants\.odd: memory\.enabled is missing"),
+        ("{memory.enabled: false}", r"variants\.odd: finetune\.baseline_frame is missing"),
+        ("8", r"ablation/params\.yaml:\n  variants\.odd: found 8"),
+    ],
+)
+def test_a_variant_that_cannot_be_is_refused_naming_the_key(tmp_path, changes, message):
+    path = tmp_path / "ablation/params.yaml"
+    path.parent.mkdir()
+    path.write_text(TINY + f"  odd: {changes}\n")
+    with pytest.raises(ValueError, match=message):
+        params_of(load_ablation(path), "odd", 0)
+
+
+@pytest.mark.parametrize(
+    "before, after, message",
+    [
+        ("default: memory", "default: mine", r"default: found 'mine', wanted one of last, memory"),
+        ("[0, 1]", "[0, 0]", r"seeds: found \[0, 0\], wanted each once"),
+        ("[0, 1]", "[]", r"seeds: found \[\]"),
+        ("default:", "defualt:", r"defualt: found 'memory'"),
+        ("  last: {memory.enabled: false, finetune.baseline_frame: last}\n", "", r"no baseline among them"),
+        ("  last:", "  ../last:", r"variants\.\.\./last"),
+    ],
+)
+def test_settings_that_make_no_ablation_are_refused(tmp_path, before, after, message):
+    path = tmp_path / "params.yaml"
+    path.write_text(TINY.replace(before, after))
+    with pytest.raises(ValueError, match=message):
+        load_ablation(path)
+
+
+def test_several_devices_and_an_unknown_variant_are_refused(workspace):
+    folder = workspace({"finetune.devices": 2})
+    (folder / "tiny.yaml").write_text(TINY)
+    tiny = load_ablation(folder / "tiny.yaml")
+    with pytest.raises(ValueError, match=r"finetune\.devices: found 2, the ablation wants 1"):
+        params_of(tiny, "memory", 0)
+    with pytest.raises(ValueError, match=r"no variant 'mine'; it has last, memory"):
+        params_of(tiny, "mine", 0)
+
+
+def test_changes_reach_the_params_and_nothing_else(tmp_path):
+    params = load_params(changes={"memory.k": 3, "download.coco.segments": "initial"})
+    assert (params.memory.k, params.download["coco"].segments) == (3, "initial")
+    assert load_params().memory.k != 3
+
+
+def test_the_prose_around_the_tables_is_kept(tmp_path):
+    path = tmp_path / "results.md"
+    path.write_text(inserted("first", path))
+    assert path.read_text().startswith("# What each setting of the memory does")
+    path.write_text("Above.\n" + path.read_text() + "Below.\n")
+    path.write_text(inserted("second", path))
+    text = path.read_text()
+    assert text.startswith("Above.") and text.endswith("Below.\n") and "first" not in text
+    assert f"{BEGIN}\n\nsecond\n\n{END}" in text
+
+
+@pytest.mark.parametrize(
+    "text", ["", f"{BEGIN}\n", f"{END}\n{BEGIN}\n", f"{BEGIN}\n{BEGIN}\n{END}\n", f"{BEGIN}{END}{END}"]
+)
+def test_a_report_without_its_markers_is_left_alone(tmp_path, text):
+    path = tmp_path / "results.md"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"results\.md: wanted one line '<!-- ablation"):
+        inserted("tables", path)
+
+
+def test_ticks_are_round_and_enclose_the_values():
+    assert ticks(251, 397) == [250, 300, 350, 400]
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert ticks(4.9, 8.8) == [4, 5, 6, 7, 8, 9]
+
+
+def test_the_plot_shows_each_curve_in_its_colour_where_it_lies(tmp_path):
+    lengths = np.linspace(1, 3, 20)
+    curves = {
+        name: Curve(lengths, np.full(20, height), np.full(20, height - 5.0), np.full(20, height + 5.0))
+        for name, height in (("high", 80.0), ("low", 20.0))
+    }
+    draw(curves, tmp_path / "plot.png", title="title", x_label="seconds")
+    picture = np.asarray(Image.open(tmp_path / "plot.png"))
+    middle = picture[:, picture.shape[1] // 2]
+    wanted = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS[:2]]
+    distances = [np.abs(middle.astype(int) - colour).sum(axis=1) for colour in wanted]
+    assert max(distance.min() for distance in distances) < 30
+    heights = [distance.argmin() for distance in distances]
+    assert heights[0] < heights[1]  # counted from the top
+    draw(curves, tmp_path / "again.png", title="title", x_label="seconds")
+    assert (tmp_path / "plot.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+
+
+def test_the_report_has_every_variant_and_its_intervals(tmp_path, monkeypatch):
+    original = FILE.resolve()
+    monkeypatch.chdir(tmp_path)
+    FILE.parent.mkdir()
+    shutil.copy(original, FILE)
+    Path("docs").mkdir()
+    rng = np.random.default_rng(0)
+    n = 40
+    for at, name in enumerate(load_ablation().variants):
+        for seed in load_ablation().seeds:
+            folder = ablation.table.OUT / name / f"seed-{seed}"
+            folder.mkdir(parents=True)
+            scores = pd.DataFrame(
+                {"segment_id": [f"v{i}#0" for i in range(n)], "video_id": [f"v{i}" for i in range(n)]}
+            )
+            scores = scores.assign(kind=["now", "order"] * 20, start_s=0.0, end_s=np.arange(n) + 1.0)
+            scores["references"] = [["a"]] * n
+            scores["CIDEr"] = 10.0 * at + rng.normal(0, 1, size=n)
+            scores.to_parquet(folder / "segments.parquet")
+    ablation.table.main()
+    text = ablation.table.REPORT.read_text()
+    assert "40 segments of 40 videos, training seeds 0, 1, 2." in text
+    assert "The best baseline by CIDEr is `mean`." in text  # the last of the four, so the highest
+    assert re.search(r"\| `k-8` \| `memory.enabled: true`, `memory.k: 8` \| [45]\d\.\d ± 0\.\d \|", text)
+    assert re.search(r"\| `mean` \| [23]\d\.\d ± 0\.\d \| [23]\d\.\d ± 0\.\d \|", text)  # no interval over itself
+    assert re.search(r"\| `k-32` \| \+\d+\.\d \(\+\d+\.\d to \+\d+\.\d\) \|", text)
+    assert "facts" not in text  # these segments have none
+    results = pd.read_csv(ablation.table.RESULTS)
+    assert set(results.variant) == set(load_ablation().variants)
+    row = results.query("variant == 'memory' and group == 'all' and metric == 'CIDEr'").iloc[0]
+    assert row.over_mean == pytest.approx(10, abs=1) and row.over_mean_low < row.over_mean < row.over_mean_high
+
+
+class Project:
+    """The ablation alone: what it reads of the main pipeline lies there as files that no stage makes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("ablation", "pipeline", "stages"):
+            shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "out", "dvc.lock"))
+        (folder / "docs").mkdir()
+        write_params(folder / "params.yaml", Path("params.yaml"), {"finetune.epochs": 1, "caption.max_tokens": 4})
+        (folder / "ablation/params.yaml").write_text(TINY)
+        make_inputs(folder)
+        (folder / ".gitignore").write_text("__pycache__/\n/ablation/out/\n/models/unfinished/\n")
+        commit = ["-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "state"]
+        for command in (["init", "-q"], ["add", "-A"], commit):  # DVCLive wants a commit
+            subprocess.run(["git", *command], cwd=folder, check=True)
+        self.dvc("init", "-q")
+
+    def dvc(self, *arguments: str) -> str:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PATH": path},
+        )
+        assert done.returncode == 0, f"dvc {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def would_run(self) -> list[str]:
+        return ran(self.dvc("repro", "--dry", "ablation/dvc.yaml"))
+
+    def change(self, path: str, key: list[str], value: object) -> None:
+        yaml = YAML()
+        values = yaml.load((self.folder / path).read_text())
+        inner = values
+        for name in key[:-1]:
+            inner = inner[name]
+        inner[key[-1]] = value
+        with (self.folder / path).open("w") as file:
+            yaml.dump(values, file)
+
+
+def ran(output: str) -> list[str]:
+    return re.findall(r"^Running stage 'ablation/dvc.yaml:(.*)':", output, flags=re.MULTILINE)
+
+
+def make_inputs(folder: Path) -> None:
+    """Embeddings, a decoder and a pretrained mapper, all of the smallest size."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    from pipeline import shards
+    from pipeline.captioner import CaptionerConfig, build_captioner, save_captioner
+    from pipeline.decoder import save_decoder
+    from pipeline.mapper import MapperConfig
+    from stages.embed import schema_of
+    from stages.embed import to_table as embeddings_table
+
+    captions = ("a red star rests on the left", "a green circle turns blue")
+    segments = [
+        Segment(f"v{v}#{s}", f"v{v}", split, 2.0 * s, 2.0 * s + 1 + v / 4, (captions[s],), ("now", "earlier")[s])
+        for v, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 3)
+        for s in range(2)
+    ]
+    data = folder / "data/activitynet"
+    data.mkdir(parents=True)
+    pq.write_table(to_table(segments), data / "segments.parquet")
+    random = np.random.default_rng(0)
+
+    def made(ids):
+        for id in ids:
+            frames = pa.table(
+                {
+                    "video_id": [id] * 25,
+                    "frame_index": pa.array(range(25), pa.int32()),
+                    "timestamp_s": np.arange(25) / 5,
+                }
+            )
+            yield shards.Made(
+                id, embeddings_table(frames, random.normal(size=(25, 8)).astype(np.float16), schema_of(8))
+            )
+
+    ids = {segment.video_id: "1" for segment in segments}
+    shards.update(data / "embeddings", schema=schema_of(8), shards=1, fingerprints=ids, compute=made)
+
+    words = ["<end>", *sorted({word for caption in captions for word in caption.split()})]
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<end>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>")
+    torch.manual_seed(0)
+    sizes = {"n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    decoder = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), bos_token_id=0, eos_token_id=0, **sizes)).eval()
+    save_decoder(folder / "models/decoder", decoder, tokenizer)
+    mapper = MapperConfig("transformer", 2, 2, 16, 1, 2, embedding_width=8, decoder_width=16)
+    captioner = build_captioner(CaptionerConfig(mapper, None, "last"), decoder)
+    save_captioner(folder / "models/pretrained", captioner, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    project = Project(tmp_path_factory.mktemp("ablation"))
+    assert sorted(ran(project.dvc("repro", "ablation/dvc.yaml"))) == ["table", "variant@last", "variant@memory"]
+    return project
+
+
+def test_a_repro_ends_with_scores_of_every_seed_and_a_report(project):
+    tables = {}
+    for variant in ("last", "memory"):
+        for seed in (0, 1):
+            folder = project.folder / f"ablation/out/{variant}/seed-{seed}"
+            tables[variant, seed] = pd.read_parquet(folder / "segments.parquet")
+            assert len(tables[variant, seed]) == 6
+            assert not list(folder.rglob("*.safetensors"))
+    log_probs = {tuple(table.log_prob) for table in tables.values()}
+    assert len(log_probs) == 4  # four different models
+    report = (project.folder / "docs/results.md").read_text()
+    assert "6 segments of 3 videos, training seeds 0, 1." in report and "facts" in report
+    assert (project.folder / "docs/cider_by_length.png").is_file()
+    assert not list((project.folder / "models/unfinished").iterdir())
+
+
+def test_a_run_is_what_the_main_pipelines_stages_make_with_the_same_params(project, monkeypatch):
+    from stages.caption import caption
+    from stages.finetune import finetune
+
+    monkeypatch.chdir(project.folder)
+    params = load_params(changes={"seed": 1, "memory.enabled": True})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    finetune(params, Path("own"), Path("own/curves"))
+    caption(params, Path("own"), Path("own/captions.parquet"))
+    torch.set_num_threads(threads)
+    theirs = project.folder / "ablation/out/memory/seed-1/captions.parquet"
+    assert Path("own/captions.parquet").read_bytes() == theirs.read_bytes()
+
+
+def test_only_what_a_change_concerns_runs_again(project):
+    assert project.would_run() == []
+    project.change("ablation/params.yaml", ["variants", "memory", "memory.k"], 8)
+    assert sorted(project.would_run()) == ["table", "variant@memory"]
+    project.change("ablation/params.yaml", ["variants", "memory"], {"memory.enabled": True})
+    # The switch of the main pipeline's own variant is nothing to the ablation.
+    project.change("params.yaml", ["memory", "enabled"], False)
+    project.change("params.yaml", ["finetune", "baseline_frame"], "mean")
+    assert project.would_run() == []
+    project.change("params.yaml", ["finetune", "epochs"], 2)
+    # And so would the table, once their outputs are others: a dry run makes none.
+    assert sorted(project.would_run()) == ["variant@last", "variant@memory"]

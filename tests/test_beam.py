@@ -1,0 +1,163 @@
+"""The beam search against transformers' own, on small random decoders that end their captions when they like."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    GPT2Config,
+    GPTNeoConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+)
+from transformers.cache_utils import DynamicLayer
+
+from pipeline.beam import RoomyLayer, beam_search, stay_in_place
+
+WIDTH = 16
+END = 2
+
+
+def gpt2(seed: int, vocabulary: int = 9, end_bias: float = 0.0):
+    """A decoder of strong opinions; the bias is added to the logit of the end."""
+    torch.manual_seed(seed)
+    config = GPT2Config(
+        vocab_size=vocabulary,
+        n_positions=64,
+        n_embd=WIDTH,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.4,
+        tie_word_embeddings=False,
+        bos_token_id=END,
+        eos_token_id=END,
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.lm_head.bias = nn.Parameter(torch.zeros(vocabulary))
+    model.lm_head.bias.data[END] = end_bias
+    return model
+
+
+def reference(model, prefixes, *, end, beams, max_tokens, length_penalty):
+    rows = model.generate(
+        inputs_embeds=prefixes,
+        attention_mask=torch.ones(prefixes.shape[:2], dtype=torch.int64),
+        num_beams=beams,
+        do_sample=False,
+        early_stopping=False,
+        max_new_tokens=max_tokens,
+        length_penalty=length_penalty,
+        eos_token_id=end,
+        pad_token_id=end,
+    ).tolist()
+    return [row[: row.index(end)] if end in row else row for row in rows]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    vocabulary=st.integers(3, 12),
+    end_bias=st.floats(-2, 2),
+    segments=st.integers(1, 5),
+    prefix_tokens=st.integers(1, 4),
+    beams=st.integers(1, 6),
+    max_tokens=st.integers(1, 12),
+    length_penalty=st.sampled_from([-1.0, 0.0, 0.5, 1.0, 2.0]),
+)
+def test_captions_are_those_of_transformers_beam_search(
+    seed, vocabulary, end_bias, segments, prefix_tokens, beams, max_tokens, length_penalty
+):
+    model = gpt2(seed, vocabulary, end_bias)
+    prefixes = torch.randn(segments, prefix_tokens, WIDTH)
+    how = {"end": END, "beams": beams, "max_tokens": max_tokens, "length_penalty": length_penalty}
+    assert beam_search(model, prefixes, **how) == reference(model, prefixes, **how)
+
+
+def test_captions_of_a_batch_end_at_different_steps_and_are_those_found_alone():
+    model = gpt2(seed=3, end_bias=-1.0)
+    prefixes = torch.randn(24, 3, WIDTH)
+    how = {"end": END, "beams": 4, "max_tokens": 16, "length_penalty": 0.5}
+    together = beam_search(model, prefixes, **how)
+    assert len({len(caption) for caption in together}) > 5
+    assert together == [caption for row in prefixes for caption in beam_search(model, row[None], **how)]
+
+
+def test_finished_segments_leave_the_batch():
+    model = gpt2(seed=3, end_bias=1.0)
+    rows = []
+    model.register_forward_pre_hook(lambda _, given, named: rows.append(len(named["inputs_embeds"])), with_kwargs=True)
+    beam_search(model, torch.randn(24, 3, WIDTH), end=END, beams=4, max_tokens=16, length_penalty=0.5)
+    assert rows[:2] == [24, 24 * 4]  # the prefix is computed once for all beams
+    assert sorted(rows[1:], reverse=True) == rows[1:]
+    assert rows[-1] < rows[1] / 2
+
+
+SMALL = {"vocab_size": 11, "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**SMALL, intermediate_size=32, num_key_value_heads=2, initializer_range=0.4),
+        MistralConfig(**SMALL, intermediate_size=32, num_key_value_heads=2, sliding_window=4, initializer_range=0.4),
+        OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=WIDTH, max_position_embeddings=64, init_std=0.4),
+        BloomConfig(**SMALL, initializer_range=0.4),
+        GPTNeoConfig(
+            vocab_size=11,
+            hidden_size=WIDTH,
+            num_layers=2,
+            num_heads=2,
+            attention_types=[[["global", "local"], 1]],
+            window_size=4,
+            max_position_embeddings=64,
+            initializer_range=0.4,
+        ),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_decoders_of_other_kinds_give_transformers_captions_too(config):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    prefixes = torch.randn(5, 3, WIDTH)
+    how = {"end": END, "beams": 4, "max_tokens": 12, "length_penalty": 1.0}
+    found = beam_search(model, prefixes, **how)
+    assert found == reference(model, prefixes, **how)
+    assert len({tuple(caption) for caption in found}) > 1
+
+
+def test_a_half_precision_decoder_is_searched_in_its_own_precision():
+    model = gpt2(seed=0).bfloat16()
+    captions = beam_search(
+        model, torch.randn(3, 2, WIDTH).bfloat16(), end=END, beams=3, max_tokens=8, length_penalty=1.0
+    )
+    assert len(captions) == 3 and all(len(caption) <= 8 for caption in captions)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_a_roomy_layer_holds_what_transformers_own_holds(data):
+    roomy, own = RoomyLayer(30), DynamicLayer()
+    rows = data.draw(st.integers(1, 4))
+    for _ in range(data.draw(st.integers(1, 6))):
+        states = [torch.randn(rows, 2, data.draw(st.integers(1, 3)), width) for width in (3, 5)]
+        states[1] = states[1][:, :, :1].expand(-1, -1, states[0].shape[2], -1)
+        for shown, wanted in zip(roomy.update(*states), own.update(*states), strict=True):
+            assert torch.equal(shown, wanted)
+        order = torch.tensor(data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=8)))
+        rows = len(order)
+        roomy.reorder_cache(order)
+        own.reorder_cache(order)
+        assert torch.equal(roomy.keys, own.keys) and torch.equal(roomy.values, own.values)
+
+
+@given(st.lists(st.lists(st.integers(0, 4), min_size=5, max_size=5), min_size=1, max_size=4))
+def test_every_parent_with_children_keeps_its_place_for_one_of_them(rows):
+    parents = torch.tensor(rows)
+    order = stay_in_place(parents)
+    assert torch.equal(order.sort(dim=1).values, torch.arange(5).expand(len(rows), -1))
+    for placed, row in zip(parents.gather(1, order).tolist(), rows, strict=True):
+        assert all(placed[parent] == parent for parent in row)
