@@ -3,9 +3,9 @@
 S segments   P prefix tokens   D width of the decoder   N beams of a segment   C candidates (2N)   V vocabulary
 R rows of the decoder (S * N)   H heads   T tokens   L caption tokens
 
-What a search costs is the decoder's matrix products, R rows at a time, and nothing else if keys and values stay where
-they are. transformers' own cache copies all of them into new memory twice a token, to grow and to reorder: half the
-time of a search where fresh memory is slow.
+What a search must cost is the decoder's matrix products, R rows at a time. transformers' own cache adds to that: it
+copies all keys and values into new memory twice a token, once to grow and once to reorder. Here they have room from
+the start, only rows that changed place are copied, and finished segments leave the batch.
 """
 
 from typing import Any

@@ -66,15 +66,15 @@ def read_embeddings(folder: Path, video_ids: Iterable[str], copy: Path | None = 
 
     Args:
         copy: the flat file. One that is there is used as it is (by a run that goes on, or by another process of the
-            run), so it must lie where only this run looks. None: a file beside the shards that has no name as soon as
-            this returns; what is open stays readable.
+            run), so it must lie where only this run looks. It may be deleted as soon as this returns: what is open
+            stays readable. None: one beside `folder` that is gone with the process.
 
     Raises KeyError if the shards do not know one of the videos.
     """
     if copy is None:
         # The shards' disk has room for them; the usual place for temporary files may be memory.
-        with TemporaryDirectory(prefix=".embeddings-", dir=folder.parent) as temporary:
-            return read_embeddings(folder, video_ids, Path(temporary) / "copy")
+        with TemporaryDirectory(prefix=".embeddings-", dir=folder.parent) as aside:
+            return read_embeddings(folder, video_ids, Path(aside) / "embeddings")
     rows = {video_id: entry.rows for video_id, entry in shards.index(folder).items()}
     wanted = sorted(set(video_ids))
     if unknown := set(wanted) - rows.keys():

@@ -300,6 +300,17 @@ def test_the_log_probability_of_a_caption_is_the_decoders_own(decoder, tokenizer
     assert captions[batch.segments[0].segment_id].log_prob == pytest.approx(float(wanted), abs=1e-4)
 
 
+def test_drawn_captions_are_a_function_of_the_seed_and_no_longer_than_asked(decoder, tokenizer):
+    captioner = make(decoder).eval()
+    batch = collate(examples_for(captioner))
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(caption_batch(captioner, tokenizer, batch, **{**BEAM, "method": "sample"}))
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert max(len(made.caption.split()) for made in drawn[0].values()) == BEAM["max_tokens"]
+
+
 def test_a_captioner_comes_back_from_its_folder_as_it_was(decoder, tokenizer, tmp_path):
     captioner = make(decoder)
     save_captioner(tmp_path / "c", captioner, None)
