@@ -72,7 +72,8 @@ def read_embeddings(folder: Path, video_ids: Iterable[str], copy: Path | None = 
     Raises KeyError if the shards do not know one of the videos.
     """
     if copy is None:
-        with TemporaryDirectory(dir=folder.parent) as aside:  # where there is room; the usual place may be memory
+        # The shards' disk has room for them; the usual place for temporary files may be memory.
+        with TemporaryDirectory(prefix=".embeddings-", dir=folder.parent) as aside:
             return read_embeddings(folder, video_ids, Path(aside) / "embeddings")
     rows = {video_id: entry.rows for video_id, entry in shards.index(folder).items()}
     wanted = sorted(set(video_ids))

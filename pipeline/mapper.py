@@ -234,8 +234,10 @@ class TransformerMapper(nn.Module):
         So a long sequence costs what goes into a layer and what comes out of it, not what happens in between.
         """
         out, frames = [], x.shape[1]
+        if not frames:  # a stream has none to remember before a segment that begins with it
+            return x
         size = self._frames_at_once(x, history)
-        for start in range(0, max(1, frames), size):  # a stream may have no frames to remember
+        for start in range(0, frames, size):
             stop, seen = min(start + size, frames), history
             if history is not None:
                 until = history.keys.shape[2] - frames + stop

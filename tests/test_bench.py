@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import caption, finetune, gpu, memory
+from bench import caption, dataset, finetune, gpu, memory
 
 SIZES = {"segments": 3, "beams": 3, "tokens": 6, "prefix": 2, "layers": 1, "width": 32, "vocabulary": 300, "rounds": 2}
 TINY = [f"--{name}={value}" for name, value in SIZES.items()]
@@ -59,3 +59,10 @@ def test_the_bench_of_a_gpu_runs_on_a_cpu_too(monkeypatch, capsys):
     _, figures = figures_of(gpu, options, monkeypatch, capsys)
     assert [row["what"].split(":")[0] for row in figures["rows"]] == ["embed"] * 2 + ["fine-tune"] * 2 + ["caption"] * 2
     assert all(row["per_s"] > 0 and row["share"] > 0 for row in figures["rows"])
+
+
+def test_the_bench_of_a_dataset_tells_how_much_a_process_grew_that_trained_on_it(tmp_path):
+    figures = dataset.train_on_dataset(2 * dataset.VIDEO_FRAMES, str(tmp_path))
+    assert figures["frames"] == 1200 and figures["segments"] == 6
+    assert figures["growth_mib"] > 0
+    assert not list(tmp_path.iterdir())

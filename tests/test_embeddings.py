@@ -69,6 +69,13 @@ def test_a_copy_that_is_there_is_used_and_may_be_deleted_while_it_is_read(folder
     assert videos["v3"].embeddings[2:].tolist() == [[3, 2, 0, 0]]
 
 
+def test_a_copy_that_nobody_asked_for_has_no_name(folder):
+    before = sorted(folder.parent.rglob("*"))
+    videos = read_embeddings(folder, ["v3"])
+    assert sorted(folder.parent.rglob("*")) == before
+    assert videos["v3"].timestamps[1:].tolist() == [0.2, 0.4]
+
+
 def test_a_copy_that_was_being_written_when_the_run_was_killed_is_written_again(folder, tmp_path):
     (tmp_path / "copy.aside").write_bytes(b"half of it" * 1000)
     videos = read_embeddings(folder, ["v3"], tmp_path / "copy")
