@@ -90,7 +90,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.finetune")
     parser.add_argument("--segments", type=int, default=40)
     parser.add_argument("--frames", type=int, nargs=2, default=[150, 250], help="of a segment, at least and at most")
-    parser.add_argument("--at-once", type=int, default=4, help="segments of ours")
+    parser.add_argument("--at-once", type=int, default=4, help="segments of ours in one pass")
+    parser.add_argument("--timed", type=int, default=8, help="segments of ours in a timed step")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--decoder-layers", type=int, default=12)
@@ -108,10 +109,11 @@ def main() -> None:
     for gradient in ("detached", "through"):
         captioner = report_captioner(config, decoder, gradient)
         for precision in ("fp32", "bf16"):
-            seconds, flops = time_finetuning(captioner, lengths, precision, asked.at_once, asked.steps)
+            some = lengths[: asked.timed]
+            seconds, flops = time_finetuning(captioner, some, precision, asked.at_once, asked.steps)
             figures["finetune"][f"{gradient} {precision}"] = {
-                "segments_per_s": asked.segments / seconds,
-                "ratio": published / seconds,
+                "segments_per_s": len(some) / seconds,
+                "ratio": len(some) / seconds / (asked.segments / published),
                 "bf16_share": flops / seconds / rate["bf16"],
             }
     figures["pretrain"] = time_pretraining(config, decoder, asked.segments, asked.steps, rate["bf16"])

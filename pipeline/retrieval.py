@@ -16,8 +16,8 @@ from torch import Tensor
 
 Window = tuple[Tensor, Tensor]  # (first, stop) [B, Q] int64 each: frames first <= t < stop of each query frame
 
-# Scores that exist at once. On a CPU so few that they stay in its cache: fresh memory costs more than the products.
-BLOCK_CPU, BLOCK_GPU = 2**20, 2**27
+# Scores that exist at once. On a CPU so few that they stay in its cache, or nearly.
+BLOCK_CPU, BLOCK_GPU = 2**22, 2**27
 
 LARGEST_GROUP = 16  # scores of which at first only the largest is looked at
 
@@ -56,12 +56,20 @@ def _nearest_of(queries: Tensor, keys: Tensor, first: Tensor, stop: Tensor, k: i
     index = torch.empty(batch * heads, asking, tokens, count, dtype=torch.int64, device=queries.device)
     found = torch.empty_like(index, dtype=torch.bool)
     if count:
-        queries = queries.flatten(0, 1)  # [B*H, Q, N, d]
-        keys = keys[:, :, begin:end].flatten(0, 1).flatten(1, 2)  # [B*H, T*N, d]
+        dtype = _product_dtype(queries)
+        queries = queries.flatten(0, 1).to(dtype)  # [B*H, Q, N, d]
+        keys = keys[:, :, begin:end].flatten(0, 1).flatten(1, 2).to(dtype)  # [B*H, T*N, d]
         hidden = ~within(frames, first - begin, stop - begin).repeat_interleave(heads, dim=0)  # [B*H, Q, T]
         hides = bool(hidden.any())
+        room = keys.new_empty(0)
         for some, at in _blocks(batch * heads, asking, tokens * frames * tokens, queries.device):
-            scores = queries[some, at].flatten(1, 2) @ keys[some].transpose(-1, -2)  # [rows, q*N, T*N]
+            asked = queries[some, at].flatten(1, 2)
+            shape = (*asked.shape[:2], keys.shape[1])
+            # All blocks in the same memory: fresh pages would cost as much as the products.
+            if room.numel() < math.prod(shape):
+                room = keys.new_empty(math.prod(shape))
+            scores = room[: math.prod(shape)].view(shape)
+            torch.bmm(asked, keys[some].transpose(-1, -2), out=scores)  # [rows, q*N, T*N]
             if hides:
                 by_frame = scores.view(len(scores), -1, tokens, frames, tokens)
                 by_frame.masked_fill_(hidden[some, at][:, :, None, :, None], -torch.inf)
@@ -69,6 +77,12 @@ def _nearest_of(queries: Tensor, keys: Tensor, first: Tensor, stop: Tensor, k: i
             index[some, at] = (where + begin * tokens).unflatten(1, (-1, tokens))
             found[some, at] = best.isfinite().unflatten(1, (-1, tokens))
     return index.unflatten(0, (batch, heads)), found.unflatten(0, (batch, heads))
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """What autocast would multiply x in (a product into memory that is there is none of its business)."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _blocks(rows: int, frames: int, scores: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
