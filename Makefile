@@ -49,7 +49,7 @@ ablation: .venv/installed
 	dvc repro ablation/dvc.yaml
 
 test: lint
-	pytest
+	OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/installed-dev
 	ruff check
