@@ -62,7 +62,7 @@ def test_the_bench_of_a_gpu_runs_on_a_cpu_too(monkeypatch, capsys):
 
 
 def test_the_bench_of_a_dataset_tells_how_much_a_process_grew_that_trained_on_it(tmp_path):
-    figures = dataset.train_on_dataset(2 * dataset.VIDEO_FRAMES, str(tmp_path))
+    figures = dataset.measure("dataset", 2 * dataset.VIDEO_FRAMES, str(tmp_path))  # in a process of its own, as always
     assert figures["frames"] == 1200 and figures["segments"] == 6
     assert figures["growth_mib"] > 0
     assert not list(tmp_path.iterdir())
