@@ -92,6 +92,11 @@ def test_the_ablation_has_a_stage_for_each_variant_and_one_for_their_table(ablat
     assert set(ablation) == {"table", *(f"variant@{name}" for name in load_ablation().variants)}
 
 
+def test_an_ablation_that_was_never_run_is_nothing_that_checkout_or_exp_apply_would_miss(ablation):
+    # DVC checks out what lies in its cache of all pipelines, and fails where something is not there.
+    assert not any(out.use_cache for stage in ablation.values() for out in stage.outs)
+
+
 def test_a_variant_reads_its_own_settings_and_all_else_that_its_stages_read(ablation):
     def expanded(keys: set[str]) -> set[str]:
         """With the keys of a section in place of its name."""
