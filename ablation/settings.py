@@ -11,7 +11,7 @@ from pipeline.params import PARAMS_FILE, Count, Params, Section, load_params
 FILE = Path("ablation/params.yaml")
 OUT = Path("ablation/out")  # a folder for each variant, in it one for each seed
 READ = ("memory", "lora", "finetune", "caption")  # sections that the variants' stages read
-# Every variant that they concern says these itself: ablation/dvc.yaml does not watch them in params.yaml.
+# Every variant that they concern says these itself: ablation/pipeline.yaml does not watch them in params.yaml.
 SWITCH, FRAME = "memory.enabled", "finetune.baseline_frame"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]  # of a folder and of a DVC stage

@@ -191,6 +191,7 @@ class Project:
         self.folder = folder
         for name in ("ablation", "pipeline", "stages"):
             shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "out", "dvc.lock"))
+        (folder / "ablation/pipeline.yaml").rename(folder / "ablation/dvc.yaml")  # as `make ablation` shows it to DVC
         (folder / "docs").mkdir()
         write_params(folder / "params.yaml", Path("params.yaml"), {"finetune.epochs": 1, "caption.max_tokens": 4})
         (folder / "ablation/params.yaml").write_text(TINY)
