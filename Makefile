@@ -46,8 +46,8 @@ demo: .venv/installed
 	@echo 'dvc is in .venv/bin: source .venv/bin/activate'
 
 ablation: .venv/installed
-	cp ablation/pipeline.yaml ablation/dvc.yaml  # which says why
-	dvc repro ablation/dvc.yaml; status=$$?; rm ablation/dvc.yaml; exit $$status
+	@# ablation/pipeline.yaml says why DVC sees it only meanwhile, also if it is interrupted
+	trap 'rm -f ablation/dvc.yaml' EXIT; cp ablation/pipeline.yaml ablation/dvc.yaml && dvc repro ablation/dvc.yaml
 
 test: lint
 	OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile

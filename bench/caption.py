@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel
 
+from bench.step import random_gpt2
 from pipeline.beam import beam_search
 from pipeline.device import choose_device
 
@@ -52,7 +52,7 @@ def main() -> None:
     asked = parser.parse_args()
     device = choose_device(asked.device)
     torch.manual_seed(asked.seed)
-    model: Any = random_gpt2(asked.vocabulary, asked.layers, asked.width)
+    model: Any = random_gpt2(asked.layers, asked.width, asked.vocabulary).eval()
     model.to(device)
     half = copy.deepcopy(model).to(torch.bfloat16)
     prefixes = torch.randn(asked.segments, asked.prefix, asked.width, device=device)  # [S, P, D]
@@ -96,18 +96,6 @@ def main() -> None:
     differ = [name for name in ("published", "generate") if agree[name] < len(found[name])]
     if differ:
         sys.exit(f"not the captions of: {', '.join(differ)}")
-
-
-def random_gpt2(vocabulary: int, layers: int, width: int) -> GPT2LMHeadModel:
-    config = GPT2Config(
-        vocab_size=vocabulary,
-        n_layer=layers,
-        n_embd=width,
-        n_head=max(1, width // 64),
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    return GPT2LMHeadModel(config).eval()
 
 
 def generate(model: Any, prefixes: Tensor, *, beams: int, max_tokens: int) -> Captions:

@@ -13,9 +13,7 @@ Recall is the share of the k with the largest inner products that was found. Pri
 import argparse
 import copy
 import json
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from memorizing_transformers_pytorch.knn_memory import KNNMemory
 from torch import Tensor
 from tqdm import tqdm
 
+from bench.step import median_s
 from pipeline import shards
 from pipeline.captioner import load_captioner
 from pipeline.embeddings import read_embeddings
@@ -182,13 +181,7 @@ def recall(found: Tensor, wanted: Tensor) -> float:
 
 
 def median_ms(work: Callable[[], None]) -> float:
-    work()
-    times = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return 1000 * statistics.median(times)
+    return 1000 * median_s(work, REPEATS)
 
 
 def print_table(figures: list[dict]) -> None:

@@ -30,8 +30,18 @@ def report_captioner(config: MapperConfig, decoder: GPT2LMHeadModel, gradient: s
     return Captioner(CaptionerConfig(config, memory, None), TransformerMapper(config, memory), decoder)
 
 
-def random_gpt2(layers: int, width: int) -> GPT2LMHeadModel:
-    return GPT2LMHeadModel(GPT2Config(n_embd=width, n_layer=layers, n_head=HEADS))
+def random_gpt2(layers: int, width: int, vocabulary: int = 50257) -> GPT2LMHeadModel:
+    """A GPT-2 with heads as wide as the published one's, in which no token ends a caption."""
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=vocabulary,
+            n_layer=layers,
+            n_embd=width,
+            n_head=max(1, width // 64),
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    )
 
 
 def time_finetuning(
