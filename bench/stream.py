@@ -54,7 +54,7 @@ def main() -> None:
     seconds = time.perf_counter() - started
     figures = {
         "frames": frames,
-        "frames_kept": captioner.config.memory.max_entries // captioner.mapper.config.tokens,
+        "frames_kept": captioner.config.memory.capacity(captioner.mapper.config.tokens),
         "captions": len(captions),
         "frames_per_s": round(frames / seconds),
         "growth_mib": round(peak_mib() - before),

@@ -11,16 +11,29 @@ from torch import Tensor
 
 from pipeline.beam import beam_search
 from pipeline.captioner import Captioner
-from pipeline.mapper import TransformerMapper
-from pipeline.memory import Moments
+from pipeline.mapper import Recalled, TransformerMapper
+from pipeline.memory import MemoryConfig, Moments
 from pipeline.sequences import Batch, pad_tokens
-from pipeline.streaming import stream_prefixes
+from pipeline.streaming import stream_segments
+
+MOST_RETRIEVED = 16  # frames of a head that are told: those that it attends to most
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """An earlier frame that a head of a memory layer attended to when a segment was captioned."""
+
+    layer: int  # counted from 1, as in memory.layers
+    head: int  # counted from 1
+    frame_index: int  # in the video
+    weight: float  # the part of the head's attention that it got, its mean over the last frame's tokens
 
 
 @dataclass(frozen=True)
 class Generated:
     caption: str
     log_prob: float  # of the caption and its end, nats
+    retrieved: tuple[Retrieved, ...] = ()  # by layer, head, and weight, the greatest first
 
 
 @torch.inference_mode()
@@ -44,7 +57,7 @@ def caption_batch(
         max_tokens: of a caption, its end included.
         index: of the memory: exact | approximate.
     """
-    prefixes = prefixes_of(captioner, batch, index)
+    prefixes, retrieved = recall(captioner, batch, index)
     given, end = prefixes.to(captioner.decoder.dtype), tokenizer.eos_token_id
     if method == "beam":
         captions = beam_search(
@@ -60,35 +73,53 @@ def caption_batch(
     tokens, lengths = pad_tokens([[*caption, end] for caption in captions])
     log_probs = captioner.token_log_probs(prefixes, tokens.to(prefixes.device), lengths.to(prefixes.device)).sum(-1)
     return {
-        segment.segment_id: Generated(text, log_prob)
-        for segment, text, log_prob in zip(batch.segments, texts, log_probs.tolist(), strict=True)
+        segment.segment_id: Generated(text, log_prob, seen)
+        for segment, text, log_prob, seen in zip(batch.segments, texts, log_probs.tolist(), retrieved, strict=True)
     }
 
 
-def prefixes_of(captioner: Captioner, batch: Batch, index: str) -> Tensor:
-    """Prefixes [S, P, D] of a batch's segments.
+def recall(captioner: Captioner, batch: Batch, index: str) -> tuple[Tensor, list[tuple[Retrieved, ...]]]:
+    """Prefixes [S, P, D] of a batch's segments, and what each retrieved from the memory.
 
     Sequences that the memory cannot hold whole are streamed, so that they take no more memory however long they are;
     all are, for an approximate index, which only streams have.
     """
     mapper = captioner.mapper
     if not isinstance(mapper, TransformerMapper) or mapper.memory is None:
-        return captioner.prefixes(batch.embeddings, batch.moments, batch.real)
-    if index == "exact" and holds(mapper, batch.embeddings.shape[1]):
-        return captioner.prefixes(batch.embeddings, batch.moments, batch.real)
-    prefixes = []
-    for embeddings, frame, start, real in zip(
-        batch.embeddings, batch.moments.frame, batch.moments.segment_start, batch.real, strict=True
-    ):
-        moments = Moments(frame[None, real], start[None, real])
-        prefixes.append(stream_prefixes(mapper, embeddings[None], moments, index=index)[0])
-    return torch.cat(prefixes)
+        return captioner.prefixes(batch.embeddings, batch.moments, batch.real), [()] * len(batch.segments)
+    prefixes: list[Tensor] = []
+    retrieved = []
+    if index == "exact" and holds(mapper.memory, mapper.config.tokens, batch.embeddings.shape[1]):
+        whole = mapper.recalled(batch.embeddings, batch.moments)
+        for b, r in batch.real.nonzero().tolist():
+            prefixes.append(whole.prefixes[b, r])
+            retrieved.append(_most_retrieved(whole, b, r, int(batch.moments.frame[b, r]), batch.begins[b]))
+        return torch.stack(prefixes), retrieved
+    for b, real in enumerate(batch.real):
+        moments = Moments(batch.moments.frame[b : b + 1, real], batch.moments.segment_start[b : b + 1, real])
+        streamed = stream_segments(mapper, batch.embeddings[b : b + 1], moments, index=index)
+        for segment, frame in zip(streamed, moments.frame[0].tolist(), strict=True):
+            prefixes.append(segment.prefixes[0, 0])
+            retrieved.append(_most_retrieved(segment, 0, 0, frame, batch.begins[b]))
+    return torch.stack(prefixes), retrieved
 
 
-def holds(mapper: TransformerMapper, frames: int) -> bool:
-    """Whether a memory holds so many frames at once."""
-    assert mapper.memory is not None
-    return frames * mapper.config.tokens <= mapper.memory.max_entries
+def holds(memory: MemoryConfig, tokens: int, frames: int) -> bool:
+    """Whether a memory holds so many frames, of so many tokens each, at once."""
+    return frames <= memory.capacity(tokens)
+
+
+def _most_retrieved(recalled: Recalled, b: int, r: int, frame: int, begins: int) -> tuple[Retrieved, ...]:
+    """Of segment [b, r], which ends with `frame` of a sequence that begins with frame `begins` of its video."""
+    found = []
+    for layer, attended in sorted(recalled.attended.items()):
+        paid = attended[b, :, r, : frame - recalled.first]  # [H, T]; behind it is what other segments still saw
+        weights, frames = paid.topk(min(MOST_RETRIEVED, paid.shape[1]))
+        for head, of_head in enumerate(zip(weights.tolist(), frames.tolist(), strict=True), start=1):
+            for weight, at in zip(*of_head, strict=True):
+                if weight > 0:
+                    found.append(Retrieved(layer, head, begins + recalled.first + at, weight))
+    return tuple(found)
 
 
 def sample(

@@ -1,0 +1,183 @@
+"""The page as one file that needs no network: what the runs say, the frames as small pictures, and the script.
+
+Everything that comes from data goes into one JSON block, from which the script makes text, never markup.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from pipeline import ledger, shards
+from pipeline.compare import METRICS, bootstrap_interval, by_segment, compare, groups_of
+from pipeline.report.runs import Run, changed
+from pipeline.variants import curve_by_length
+
+DATA = Path("data/activitynet")
+STRIP_FRAMES = 8  # shown of a segment, its first and its last among them
+MOMENTS = 6  # shown of what the memory gave
+MOMENT_GAP = 3  # frames: what is so near to each other is one moment
+THUMBNAIL_PX = 112  # its longer side
+DRAWS = 2000  # of the bootstrap, here
+
+
+def write_page(runs: Sequence[Run], out: Path, *, fps: float) -> str:
+    """Write the page of the runs to `out`; returns a line on what is in it.
+
+    Raises ValueError if the runs are not of the same segments.
+    """
+    content = gather(runs, fps=fps)
+    here = Path(__file__).parent
+    html = (here / "page.html").read_text(encoding="utf-8")
+    # JSON knows no "<", so no caption can end the block it stands in; U+2028 is a line end to older scripts.
+    told = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        told = told.replace(character, f"\\u{ord(character):04x}")
+    parts = {
+        "/* style */": (here / "page.css").read_text(encoding="utf-8"),
+        "/* script */": (here / "page.js").read_text(encoding="utf-8"),
+        '"data"': told,
+    }
+    for mark, text in parts.items():
+        assert html.count(mark) == 1, mark
+        html = html.replace(mark, text)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = out.with_name(out.name + ".aside")
+    aside.write_text(html, encoding="utf-8")
+    aside.replace(out)
+    pictures = sum(len(video["thumbnails"]) for video in content["videos"].values())
+    return (
+        f"{len(runs)} runs, {len(content['segments'])} segments, {pictures} pictures, {out.stat().st_size / 1e6:.1f} MB"
+    )
+
+
+def gather(runs: Sequence[Run], *, fps: float) -> dict[str, Any]:
+    """All that the page shows, as JSON has it."""
+    first = runs[0].scores
+    tables = [by_segment(first, run.scores)[1].sort_values(["video_id", "start_s", "end_s"]) for run in runs]
+    segments = [_segment(runs, [table.loc[id] for table in tables], fps=fps) for id in tables[0].index]
+    retrieved = [_moments_by_segment(run.retrieved) for run in runs]
+    for segment in segments:
+        segment["moments"] = [of_run.get(segment["id"], []) for of_run in retrieved]
+    wanted: dict[str, set[int]] = {}
+    for segment in segments:
+        shown = [moment["frame"] for of_run in segment["moments"] for moment in of_run]
+        wanted.setdefault(segment["video"], set()).update(segment["strip"], shown)
+    return {
+        "fps": fps,
+        "metrics": [metric for metric in METRICS if metric in first and not first[metric].isna().all()],
+        "runs": [{"name": run.name, "corpus": run.corpus, "remembers": len(run.retrieved) > 0} for run in runs],
+        "changed": changed(list(runs)),
+        "groups": _groups(tables),
+        "differences": [asdict(one) for one in compare(runs[0].scores, runs[-1].scores, draws=DRAWS) if len(runs) > 1],
+        "curves": [_curve(table) for table in tables],
+        "segments": segments,
+        "videos": _videos(wanted),
+    }
+
+
+def _segment(runs: Sequence[Run], rows: Sequence[pd.Series], *, fps: float) -> dict[str, Any]:
+    one = rows[0]
+    # As frames_of_segment has it: the frames that lie in the segment, or the one on screen at its start.
+    begin, end = int(np.ceil(one["start_s"] * fps - 1e-9)), int(np.ceil(one["end_s"] * fps - 1e-9)) - 1
+    strip = np.linspace(min(begin, end), max(begin, end), STRIP_FRAMES).round().astype(int)
+    captions = []
+    for row in rows:
+        scores = {metric: _number(row[metric]) for metric in METRICS if metric in row.index and metric != "facts"}
+        right = row.get("facts")
+        captions.append({"text": row["caption"], "scores": scores, "facts": None if pd.isna(right) else bool(right)})
+    return {
+        "id": one.name,
+        "video": one["video_id"],
+        "kind": None if pd.isna(one["kind"]) else one["kind"],
+        "start": float(one["start_s"]),
+        "end": float(one["end_s"]),
+        "references": list(one["references"]),
+        "captions": captions,
+        "strip": sorted(set(strip.tolist())),
+    }
+
+
+def _moments_by_segment(retrieved: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+    """By segment, the moments that got most of the attention, in the order of time.
+
+    A moment is frames that are near to each other: {"frame": the one that got most, "weight": the mean over heads of
+    what all of them got, "heads": [[layer, head, weight], ...]}.
+    """
+    found = {}
+    for id, rows in retrieved.groupby("segment_id", sort=False):
+        rows = rows.sort_values("frame_index", kind="stable")
+        heads = rows[["layer", "head"]].drop_duplicates().shape[0]
+        moments = []
+        for _, near in rows.groupby((rows["frame_index"].diff() > MOMENT_GAP).cumsum()):
+            of_heads = near.groupby(["layer", "head"], as_index=False)["weight"].sum()
+            moments.append(
+                {
+                    "frame": int(near.groupby("frame_index")["weight"].sum().idxmax()),
+                    "weight": round(float(of_heads["weight"].sum()) / heads, 4),
+                    "heads": [
+                        [int(one.layer), int(one.head), round(float(one.weight), 4)] for one in of_heads.itertuples()
+                    ],
+                }
+            )
+        chosen = sorted(moments, key=lambda moment: -moment["weight"])[:MOMENTS]
+        found[str(id)] = sorted(chosen, key=lambda moment: moment["frame"])
+    return found
+
+
+def _groups(tables: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:
+    """Every metric's mean and 95 % interval by group and run."""
+    rng = np.random.default_rng(0)
+    groups = []
+    for name, rows in groups_of(tables[0]):
+        scores: dict[str, list[list[float]]] = {}
+        for metric in METRICS:
+            if metric not in tables[0] or tables[0][metric][rows].isna().any():
+                continue
+            for table in tables:
+                values = table[metric][rows].to_numpy(np.float64) * (100 if metric == "facts" else 1)
+                low, high = bootstrap_interval(values, rng, DRAWS)
+                scores.setdefault(metric, []).append([_number(values.mean()), _number(low), _number(high)])
+        groups.append({"name": name, "segments": int(rows.sum()), "scores": scores})
+    return groups
+
+
+def _curve(table: pd.DataFrame) -> list[list[float]]:
+    """[length in seconds, mean CIDEr, low, high] at each point."""
+    curve = curve_by_length([table.reset_index()], points=60, draws=DRAWS)
+    return np.stack([curve.lengths_s, curve.mean, curve.low, curve.high], axis=1).round(2).tolist()
+
+
+def _videos(wanted: dict[str, set[int]]) -> dict[str, dict[str, Any]]:
+    """Of each video its length and the frames asked for, as small pictures."""
+    rows = ledger.read(DATA / "ledger.parquet")
+    videos = {}
+    for video_id, table in shards.iterate(DATA / "frames", sorted(wanted), ["frame_index", "jpeg"]):
+        indices = table["frame_index"].to_pylist()
+        at = {index: i for i, index in enumerate(indices)}
+        # A segment that ends a little behind its video's last frame shows that one.
+        shown = {index: at.get(index, len(indices) - 1) for index in sorted(wanted[video_id])}
+        videos[video_id] = {
+            "duration": rows[video_id].duration_s,
+            "thumbnails": {index: _thumbnail(table["jpeg"][i].as_py()) for index, i in shown.items()},
+        }
+    return videos
+
+
+def _thumbnail(jpeg: bytes) -> str:
+    picture = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    small = io.BytesIO()
+    picture.save(small, "WEBP", quality=60)
+    return base64.b64encode(small.getvalue()).decode()
+
+
+def _number(value: float) -> float:
+    return round(float(value), 2)
