@@ -39,9 +39,10 @@ demo: .venv/installed
 	dvc exp run -n memory -S memory.enabled=true
 	dvc metrics diff baseline memory
 	python -m pipeline.compare baseline memory
+	python -m pipeline.report baseline memory
 	@echo
 	@echo 'Scores are in percent; "CIDEr.order" is CIDEr of the segments of kind "order" (README.md says what the kinds are).'
-	@echo 'Where to look next: data/captions.csv (what it said), metrics/segments.parquet (how right each caption is),'
+	@echo 'Where to look next: metrics/report.html (open it in a browser), data/captions.csv (what it said), metrics/segments.parquet (how right each caption is),'
 	@echo 'data/activitynet/videos (what it saw), params.yaml (every number; try: dvc exp run -S memory.k=32), and README.md.'
 	@echo 'dvc is in .venv/bin: source .venv/bin/activate'
 

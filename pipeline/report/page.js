@@ -14,7 +14,7 @@ function fill(node, attributes, children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (value !== null && value !== undefined) node.setAttribute(name, value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return node;
 }
 const make = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
@@ -76,7 +76,8 @@ function showScores() {
         make("td", {}, mean.toFixed(1), make("small", {}, `${low.toFixed(1)} – ${high.toFixed(1)}`))),
       one
         ? make("td", {}, make("span", { class: sure }, signed(one.difference)),
-            make("small", {}, `${signed(one.low)} … ${signed(one.high)}, p ${one.p < 0.001 ? "< 0.001" : one.p.toFixed(3)}`))
+            make("small", {}, `${signed(one.low)} … ${signed(one.high)}`),
+            make("small", {}, `p ${one.p < 0.001 ? "< 0.001" : "= " + one.p.toFixed(3)}`))
         : compared ? make("td") : null
     );
   });
@@ -85,9 +86,9 @@ function showScores() {
     byId("p-note").textContent = `The difference is ${runs[last].name} minus ${runs[0].name}, paired; p by approximate randomisation.`;
 }
 
-// Charts, in units of a 420 x 250 box
+// Charts, in units of the box
 
-const box = { width: 420, height: 250, left: 34, right: 10, top: 8, bottom: 34 };
+const box = { width: 460, height: 190, left: 34, right: 10, top: 8, bottom: 30 };
 const scale = (from, to, low, high) => (value) => low + ((value - from) / (to - from || 1)) * (high - low);
 function ticks(from, to, most = 5) {
   const raw = (to - from) / most || 1;
@@ -250,7 +251,7 @@ function captionsOf(segment) {
 }
 
 const picture = (segment, frame, label) => make("img", {
-  src: `data:image/webp;base64,${videos[segment.video].thumbnails[frame]}`, alt: label, loading: "lazy", decoding: "async",
+  src: `data:image/webp;base64,${videos[segment.video].thumbnails[frame]}`, alt: label, decoding: "async",
 });
 
 // What the memory gave, above; the video's time line; the segment's frames, below: curves join pictures to their times.
@@ -339,14 +340,14 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "j" || event.key === "ArrowDown") move(1);
   else if (event.key === "k" || event.key === "ArrowUp") move(-1);
   else if (event.key === "/") byId("find").focus();
-  else if (event.key === "s") { order = (order + 1) % orders.length; byId("sort").value = order; showList(); }
+  else if (event.key === "s") { order = (order + 1) % orders.length; byId("sort").value = order; current = null; showList(); }
   else if (digit === 0) choose(null);
   else if (digit > 0 && digit <= kinds.length) choose(kinds[digit - 1]);
   else return;
   event.preventDefault();
 });
 byId("sort").replaceChildren(...orders.map(([label], value) => make("option", { value }, label)));
-byId("sort").addEventListener("change", (event) => { order = Number(event.target.value); showList(); });
+byId("sort").addEventListener("change", (event) => { order = Number(event.target.value); current = null; showList(); });
 byId("find").addEventListener("input", (event) => { words = event.target.value; showList(); });
 
 showWhatRan();

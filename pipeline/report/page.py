@@ -6,6 +6,7 @@ Everything that comes from data goes into one JSON block, from which the script 
 import base64
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ import pandas as pd
 from PIL import Image
 
 from pipeline import ledger, shards
+from pipeline.captions import RETRIEVED_SCHEMA
 from pipeline.compare import METRICS, bootstrap_interval, by_segment, compare, groups_of
 from pipeline.report.runs import Run, changed
 from pipeline.variants import curve_by_length
@@ -23,6 +25,7 @@ from pipeline.variants import curve_by_length
 DATA = Path("data/activitynet")
 STRIP_FRAMES = 8  # shown of a segment, its first and its last among them
 MOMENTS = 6  # shown of what the memory gave
+LEAST_WEIGHT = 0.002  # of the attention: a moment that got less is not shown
 MOMENT_GAP = 3  # frames: what is so near to each other is one moment
 THUMBNAIL_PX = 112  # its longer side
 DRAWS = 2000  # of the bootstrap, here
@@ -111,25 +114,40 @@ def _moments_by_segment(retrieved: pd.DataFrame) -> dict[str, list[dict[str, Any
     A moment is frames that are near to each other: {"frame": the one that got most, "weight": the mean over heads of
     what all of them got, "heads": [[layer, head, weight], ...]}.
     """
+    heads = max(1, len(retrieved[["layer", "head"]].drop_duplicates()))
+    by_frame: dict[str, dict[int, dict[tuple[int, int], float]]] = {}  # segment -> frame -> (layer, head) -> weight
+    for id, layer, head, frame, weight in zip(
+        *(retrieved[name].tolist() for name in RETRIEVED_SCHEMA.names), strict=True
+    ):
+        by_frame.setdefault(id, {}).setdefault(frame, {})[layer, head] = weight
     found = {}
-    for id, rows in retrieved.groupby("segment_id", sort=False):
-        rows = rows.sort_values("frame_index", kind="stable")
-        heads = rows[["layer", "head"]].drop_duplicates().shape[0]
-        moments = []
-        for _, near in rows.groupby((rows["frame_index"].diff() > MOMENT_GAP).cumsum()):
-            of_heads = near.groupby(["layer", "head"], as_index=False)["weight"].sum()
+    for id, frames in by_frame.items():
+        moments: list[dict[str, Any]] = []
+        for near in _runs_of(sorted(frames)):
+            of_heads: Counter[tuple[int, int]] = Counter()
+            for frame in near:
+                of_heads.update(frames[frame])
             moments.append(
                 {
-                    "frame": int(near.groupby("frame_index")["weight"].sum().idxmax()),
-                    "weight": round(float(of_heads["weight"].sum()) / heads, 4),
-                    "heads": [
-                        [int(one.layer), int(one.head), round(float(one.weight), 4)] for one in of_heads.itertuples()
-                    ],
+                    "frame": max(near, key=lambda frame: sum(frames[frame].values())),
+                    "weight": round(sum(of_heads.values()) / heads, 4),
+                    "heads": [[*head, round(weight, 4)] for head, weight in sorted(of_heads.items())],
                 }
             )
-        chosen = sorted(moments, key=lambda moment: -moment["weight"])[:MOMENTS]
-        found[str(id)] = sorted(chosen, key=lambda moment: moment["frame"])
+        seen = [moment for moment in moments if moment["weight"] >= LEAST_WEIGHT]
+        most = sorted(seen, key=lambda moment: moment["weight"], reverse=True)[:MOMENTS]
+        found[id] = sorted(most, key=lambda moment: moment["frame"])
     return found
+
+
+def _runs_of(frames: Sequence[int]) -> list[list[int]]:
+    """Sorted frames, parted where more than MOMENT_GAP lie between."""
+    runs: list[list[int]] = []
+    for frame in frames:
+        if not runs or frame - runs[-1][-1] > MOMENT_GAP:
+            runs.append([])
+        runs[-1].append(frame)
+    return runs
 
 
 def _groups(tables: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:
@@ -175,7 +193,7 @@ def _thumbnail(jpeg: bytes) -> str:
     picture = Image.open(io.BytesIO(jpeg)).convert("RGB")
     picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     small = io.BytesIO()
-    picture.save(small, "WEBP", quality=60)
+    picture.save(small, "WEBP", quality=60, method=2)
     return base64.b64encode(small.getvalue()).decode()
 
 
