@@ -3,7 +3,7 @@
 S segments   P prefix tokens   D width of the decoder
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,22 +11,13 @@ from torch import Tensor
 
 from pipeline.beam import beam_search
 from pipeline.captioner import Captioner
+from pipeline.captions import Retrieved
 from pipeline.mapper import Recalled, TransformerMapper
 from pipeline.memory import MemoryConfig, Moments
 from pipeline.sequences import Batch, pad_tokens
 from pipeline.streaming import stream_segments
 
 MOST_RETRIEVED = 16  # frames of a head that are told: those that it attends to most
-
-
-@dataclass(frozen=True)
-class Retrieved:
-    """An earlier frame that a head of a memory layer attended to when a segment was captioned."""
-
-    layer: int  # counted from 1, as in memory.layers
-    head: int  # counted from 1
-    frame_index: int  # in the video
-    weight: float  # the part of the head's attention that it got, its mean over the last frame's tokens
 
 
 @dataclass(frozen=True)
@@ -38,9 +29,27 @@ class Generated:
 
 @torch.inference_mode()
 def caption_batch(
+    captioner: Captioner, tokenizer: Any, batch: Batch, *, index: str, **how: Any
+) -> dict[str, Generated]:
+    """Captions of a batch's segments by segment_id.
+
+    Args:
+        index: of the memory: exact | approximate.
+        how: as for `caption_prefixes`.
+    """
+    prefixes, retrieved = recall(captioner, batch, index)
+    said = caption_prefixes(captioner, tokenizer, prefixes, **how)
+    return {
+        segment.segment_id: replace(one, retrieved=seen)
+        for segment, one, seen in zip(batch.segments, said, retrieved, strict=True)
+    }
+
+
+@torch.inference_mode()
+def caption_prefixes(
     captioner: Captioner,
     tokenizer: Any,
-    batch: Batch,
+    prefixes: Tensor,
     *,
     method: str,
     beams: int,
@@ -48,16 +57,13 @@ def caption_batch(
     top_p: float,
     max_tokens: int,
     length_penalty: float,
-    index: str,
-) -> dict[str, Generated]:
-    """Captions of a batch's segments by segment_id.
+) -> list[Generated]:
+    """A caption for each prefix [S, P, D].
 
     Args:
         method: beam (beams, length_penalty) | sample (temperature, top_p).
         max_tokens: of a caption, its end included.
-        index: of the memory: exact | approximate.
     """
-    prefixes, retrieved = recall(captioner, batch, index)
     given, end = prefixes.to(captioner.decoder.dtype), tokenizer.eos_token_id
     if method == "beam":
         captions = beam_search(
@@ -72,10 +78,7 @@ def caption_batch(
     # the end where max_tokens cut the caption off.
     tokens, lengths = pad_tokens([[*caption, end] for caption in captions])
     log_probs = captioner.token_log_probs(prefixes, tokens.to(prefixes.device), lengths.to(prefixes.device)).sum(-1)
-    return {
-        segment.segment_id: Generated(text, log_prob, seen)
-        for segment, text, log_prob, seen in zip(batch.segments, texts, log_probs.tolist(), retrieved, strict=True)
-    }
+    return [Generated(text, log_prob) for text, log_prob in zip(texts, log_probs.tolist(), strict=True)]
 
 
 def recall(captioner: Captioner, batch: Batch, index: str) -> tuple[Tensor, list[tuple[Retrieved, ...]]]:
@@ -93,14 +96,14 @@ def recall(captioner: Captioner, batch: Batch, index: str) -> tuple[Tensor, list
         whole = mapper.recalled(batch.embeddings, batch.moments)
         for b, r in batch.real.nonzero().tolist():
             prefixes.append(whole.prefixes[b, r])
-            retrieved.append(_most_retrieved(whole, b, r, int(batch.moments.frame[b, r]), batch.begins[b]))
+            retrieved.append(most_retrieved(whole, b, r, int(batch.moments.frame[b, r]), batch.begins[b]))
         return torch.stack(prefixes), retrieved
     for b, real in enumerate(batch.real):
         moments = Moments(batch.moments.frame[b : b + 1, real], batch.moments.segment_start[b : b + 1, real])
         streamed = stream_segments(mapper, batch.embeddings[b : b + 1], moments, index=index)
         for segment, frame in zip(streamed, moments.frame[0].tolist(), strict=True):
             prefixes.append(segment.prefixes[0, 0])
-            retrieved.append(_most_retrieved(segment, 0, 0, frame, batch.begins[b]))
+            retrieved.append(most_retrieved(segment, 0, 0, frame, batch.begins[b]))
     return torch.stack(prefixes), retrieved
 
 
@@ -109,7 +112,7 @@ def holds(memory: MemoryConfig, tokens: int, frames: int) -> bool:
     return frames <= memory.capacity(tokens)
 
 
-def _most_retrieved(recalled: Recalled, b: int, r: int, frame: int, begins: int) -> tuple[Retrieved, ...]:
+def most_retrieved(recalled: Recalled, b: int, r: int, frame: int, begins: int) -> tuple[Retrieved, ...]:
     """Of segment [b, r], which ends with `frame` of a sequence that begins with frame `begins` of its video."""
     found = []
     for layer, attended in sorted(recalled.attended.items()):

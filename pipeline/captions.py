@@ -12,6 +12,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,18 +45,14 @@ RETRIEVED_SCHEMA = pa.schema(
 )
 
 
-class Retrieved(Protocol):
-    @property
-    def layer(self) -> int: ...
+@dataclass(frozen=True)
+class Retrieved:
+    """An earlier frame that a head of a memory layer attended to when a segment was captioned."""
 
-    @property
-    def head(self) -> int: ...
-
-    @property
-    def frame_index(self) -> int: ...
-
-    @property
-    def weight(self) -> float: ...
+    layer: int  # counted from 1, as in memory.layers
+    head: int  # counted from 1
+    frame_index: int  # in the video
+    weight: float  # the part of the head's attention that it got, its mean over the last frame's tokens
 
 
 class Generated(Protocol):
@@ -85,7 +82,7 @@ def write_captions(path: Path, segments: Iterable[Segment], captions: Mapping[st
     path.with_suffix(".csv").write_text(_csv(rows), encoding="utf-8", newline="")
     path.with_suffix(".json").write_text(_coco_results(rows), encoding="utf-8", newline="")
     retrieved = [
-        {name: getattr(one, name) for name in RETRIEVED_SCHEMA.names[1:]} | {"segment_id": row["segment_id"]}
+        {"segment_id": row["segment_id"], **asdict(one)}
         for row in rows
         for one in captions[row["segment_id"]].retrieved
     ]

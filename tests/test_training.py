@@ -319,7 +319,7 @@ def test_a_captioner_comes_back_from_its_folder_as_it_was(decoder, tokenizer, tm
     captioner = make(decoder)
     save_captioner(tmp_path / "c", captioner, None)
     assert load_config(tmp_path / "c") == captioner.config
-    assert json.loads((tmp_path / "c/captioner.json").read_text())["memory"]["k"] == 4
+    assert json.loads((tmp_path / "c/config.json").read_text())["memory"]["k"] == 4
     assert not (tmp_path / "c/decoder").exists()
 
 

@@ -1,12 +1,5 @@
-"""The page as one file that needs no network: what the runs say, the frames as small pictures, and the script.
+"""The page as one file that needs no network: what the runs say, and the frames as small pictures."""
 
-Everything that comes from data goes into one JSON block, from which the script makes text, never markup.
-"""
-
-import base64
-import io
-import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,20 +7,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from pipeline import ledger, shards
-from pipeline.captions import RETRIEVED_SCHEMA
+from pipeline.captions import RETRIEVED_SCHEMA, Retrieved
 from pipeline.compare import METRICS, bootstrap_interval, by_segment, compare, groups_of
 from pipeline.report.runs import Run, changed
 from pipeline.variants import curve_by_length
+from pipeline.web import assemble, moments, strip, thumbnail
 
 DATA = Path("data/activitynet")
-STRIP_FRAMES = 8  # shown of a segment, its first and its last among them
-MOMENTS = 6  # shown of what the memory gave
-LEAST_WEIGHT = 0.002  # of the attention: a moment that got less is not shown
-MOMENT_GAP = 3  # frames: what is so near to each other is one moment
-THUMBNAIL_PX = 112  # its longer side
 DRAWS = 2000  # of the bootstrap, here
 
 
@@ -38,19 +26,7 @@ def write_page(runs: Sequence[Run], out: Path, *, fps: float) -> str:
     """
     content = gather(runs, fps=fps)
     here = Path(__file__).parent
-    html = (here / "page.html").read_text(encoding="utf-8")
-    # JSON knows no "<", so no caption can end the block it stands in; U+2028 is a line end to older scripts.
-    told = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        told = told.replace(character, f"\\u{ord(character):04x}")
-    parts = {
-        "/* style */": (here / "page.css").read_text(encoding="utf-8"),
-        "/* script */": (here / "page.js").read_text(encoding="utf-8"),
-        '"data"': told,
-    }
-    for mark, text in parts.items():
-        assert html.count(mark) == 1, mark
-        html = html.replace(mark, text)
+    html = assemble(here / "page.html", [here / "page.js"], content)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(out.name + ".aside")
     aside.write_text(html, encoding="utf-8")
@@ -65,7 +41,7 @@ def gather(runs: Sequence[Run], *, fps: float) -> dict[str, Any]:
     """All that the page shows, as JSON has it."""
     first = runs[0].scores
     tables = [by_segment(first, run.scores)[1].sort_values(["video_id", "start_s", "end_s"]) for run in runs]
-    segments = [_segment(runs, [table.loc[id] for table in tables], fps=fps) for id in tables[0].index]
+    segments = [_segment([table.loc[id] for table in tables], fps=fps) for id in tables[0].index]
     retrieved = [_moments_by_segment(run.retrieved) for run in runs]
     for segment in segments:
         segment["moments"] = [of_run.get(segment["id"], []) for of_run in retrieved]
@@ -86,11 +62,8 @@ def gather(runs: Sequence[Run], *, fps: float) -> dict[str, Any]:
     }
 
 
-def _segment(runs: Sequence[Run], rows: Sequence[pd.Series], *, fps: float) -> dict[str, Any]:
+def _segment(rows: Sequence[pd.Series], *, fps: float) -> dict[str, Any]:
     one = rows[0]
-    # As frames_of_segment has it: the frames that lie in the segment, or the one on screen at its start.
-    begin, end = int(np.ceil(one["start_s"] * fps - 1e-9)), int(np.ceil(one["end_s"] * fps - 1e-9)) - 1
-    strip = np.linspace(min(begin, end), max(begin, end), STRIP_FRAMES).round().astype(int)
     captions = []
     for row in rows:
         scores = {metric: _number(row[metric]) for metric in METRICS if metric in row.index and metric != "facts"}
@@ -104,50 +77,15 @@ def _segment(runs: Sequence[Run], rows: Sequence[pd.Series], *, fps: float) -> d
         "end": float(one["end_s"]),
         "references": list(one["references"]),
         "captions": captions,
-        "strip": sorted(set(strip.tolist())),
+        "strip": strip(one["start_s"], one["end_s"], fps),
     }
 
 
 def _moments_by_segment(retrieved: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    """By segment, the moments that got most of the attention, in the order of time.
-
-    A moment is frames that are near to each other: {"frame": the one that got most, "weight": the mean over heads of
-    what all of them got, "heads": [[layer, head, weight], ...]}.
-    """
-    heads = max(1, len(retrieved[["layer", "head"]].drop_duplicates()))
-    by_frame: dict[str, dict[int, dict[tuple[int, int], float]]] = {}  # segment -> frame -> (layer, head) -> weight
-    for id, layer, head, frame, weight in zip(
-        *(retrieved[name].tolist() for name in RETRIEVED_SCHEMA.names), strict=True
-    ):
-        by_frame.setdefault(id, {}).setdefault(frame, {})[layer, head] = weight
-    found = {}
-    for id, frames in by_frame.items():
-        moments: list[dict[str, Any]] = []
-        for near in _runs_of(sorted(frames)):
-            of_heads: Counter[tuple[int, int]] = Counter()
-            for frame in near:
-                of_heads.update(frames[frame])
-            moments.append(
-                {
-                    "frame": max(near, key=lambda frame: sum(frames[frame].values())),
-                    "weight": round(sum(of_heads.values()) / heads, 4),
-                    "heads": [[*head, round(weight, 4)] for head, weight in sorted(of_heads.items())],
-                }
-            )
-        seen = [moment for moment in moments if moment["weight"] >= LEAST_WEIGHT]
-        most = sorted(seen, key=lambda moment: moment["weight"], reverse=True)[:MOMENTS]
-        found[id] = sorted(most, key=lambda moment: moment["frame"])
-    return found
-
-
-def _runs_of(frames: Sequence[int]) -> list[list[int]]:
-    """Sorted frames, parted where more than MOMENT_GAP lie between."""
-    runs: list[list[int]] = []
-    for frame in frames:
-        if not runs or frame - runs[-1][-1] > MOMENT_GAP:
-            runs.append([])
-        runs[-1].append(frame)
-    return runs
+    found: dict[str, list[Retrieved]] = {}
+    for id, *values in zip(*(retrieved[name].tolist() for name in RETRIEVED_SCHEMA.names), strict=True):
+        found.setdefault(id, []).append(Retrieved(*values))
+    return {id: moments(of_segment) for id, of_segment in found.items()}
 
 
 def _groups(tables: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:
@@ -184,17 +122,9 @@ def _videos(wanted: dict[str, set[int]]) -> dict[str, dict[str, Any]]:
         shown = {index: at.get(index, len(indices) - 1) for index in sorted(wanted[video_id])}
         videos[video_id] = {
             "duration": rows[video_id].duration_s,
-            "thumbnails": {index: _thumbnail(table["jpeg"][i].as_py()) for index, i in shown.items()},
+            "thumbnails": {index: thumbnail(table["jpeg"][i].as_py()) for index, i in shown.items()},
         }
     return videos
-
-
-def _thumbnail(jpeg: bytes) -> str:
-    picture = Image.open(io.BytesIO(jpeg)).convert("RGB")
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    small = io.BytesIO()
-    picture.save(small, "WEBP", quality=60, method=2)
-    return base64.b64encode(small.getvalue()).decode()
 
 
 def _number(value: float) -> float:
