@@ -88,7 +88,12 @@ class Predictor:
 
         Raises ValueError if the file is no video that can be read, saying why.
         """
-        jpegs = self.frames(video)
+        return self.caption_frames(self.frames(video), segments)
+
+    def caption_frames(
+        self, jpegs: Sequence[bytes], segments: Sequence[tuple[float, float]] | str = "found"
+    ) -> list[Captioned]:
+        """As `caption`, of frames that `frames` gave."""
         fps = self.params.frames.fps
         if segments == "found":
             segments = find_segments(jpegs, fps=fps, least_s=LEAST_SEGMENT_S)
