@@ -107,6 +107,7 @@ def update(work: Work, only: Slice, *, address: str | None, cores: int) -> Updat
             else:
                 failed[task.number] = result
         if failed:
+            shards.tidy(work.folder, work.shards, only)  # what processes that died were writing
             suspects = [replace(task, work=work.about(one.todo)) for task, one in zip(tasks, stale, strict=True)]
             raise ValueError(_blame(places, {task: failed[task.number] for task in suspects if task.number in failed}))
     for number in sorted(made):
