@@ -55,8 +55,8 @@ def main(dataset: str) -> None:
 def find_sources(rows: Sequence[Row], videos: Path) -> Iterator[Source]:
     """These rows' files in `videos`, each compared with its sha256 when its turn comes.
 
-    Nobody else vouches for them: DVC does not know the files (docs/architecture.md). ValueError, for an absent one or one
-    of another size before anything is read.
+    Nobody else vouches for them: DVC does not know the files (docs/architecture.md). ValueError; if some are absent or
+    of another size, before any is read.
     """
     fetch = f"with: dvc repro -f download@{videos.parent.name}"
     files = {path.stem: path for path in videos.iterdir()} if videos.is_dir() else {}
