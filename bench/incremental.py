@@ -4,8 +4,8 @@
 
 (10 minutes.) Runs the three stages, as DVC runs them, on a folder of tiny videos (2 s of 64x48) with a tiny random
 encoder; then adds videos, and runs them again. Work is what the stages say they computed, and the shards that they
-wrote anew; CPU seconds are all of a stage's, most of which, where little is new, Python takes to import torch. Prints a table
-and, as the last line, JSON.
+wrote anew; CPU seconds are all of a stage's, most of which, where little is new, Python takes to import torch. Prints
+a table and, as the last line, JSON.
 """
 
 import argparse

@@ -3,12 +3,12 @@
     python -m bench.noop [noop|change|both] [--videos 20000] [--shards 1024] [--rounds 3]
 
 `noop` (10 minutes): a scratch repository with this project's dvc.yaml and profiles/activitynet.yaml, a ledger,
-segments, and small files under the names of all videos and shards. `dvc commit -f` makes every stage up to date without
-running any. Tells what `dvc repro` and `dvc status` take in three layouts: ours; videos as an out of `download` and a dep
-of `frames`; and `source: directory`, where all videos are below the folder that `download` depends on. `change` (a minute
-and 3 GB of disk): a stage with a persisted out of --shard-mib shards, of which it replaces one, by the kind of link to
-DVC's cache; run by DVC, or by hand and committed. Prints tables and, as the last line, JSON. CPU seconds do not depend
-on what else the machine does, wall seconds do.
+segments, and small files under the names of all videos and shards. `dvc commit -f` makes every stage up to date
+without running any. Tells what `dvc repro` and `dvc status` take in three layouts: ours; videos as an out of
+`download` and a dep of `frames`; and `source: directory`, where all videos are below the folder that `download`
+depends on. `change` (a minute and 3 GB of disk): a stage with a persisted out of --shard-mib shards, of which it
+replaces one, by the kind of link to DVC's cache; run by DVC, or by hand and committed. Prints tables and, as the last
+line, JSON. CPU seconds do not depend on what else the machine does, wall seconds do.
 """
 
 import argparse
