@@ -66,7 +66,7 @@ lint: .venv/installed-dev
 lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
 lock: .venv/bin/python
 	python -m pip install -q uv
-	for name in requirements requirements-dev; do \
+	for name in requirements requirements-dev requirements-ray requirements-s3; do \
 	    uv pip compile -q $$name.in -o $$name.txt --python-version 3.11 --universal \
 	        --override requirements-overrides.txt --no-emit-index-url --no-emit-find-links || exit 1; \
 	done
