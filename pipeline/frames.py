@@ -103,7 +103,7 @@ def sample_pictures(sources: Sequence[Source], sampling: Sampling) -> list[Sampl
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{number}.jpg" for number in range(len(sources))]
         outputs = [
-            _frames_of(source, sampling, f"file:{file}", {}, format="image2pipe", **{"frames:v": 1})
+            _jpegs_of(_pictures_of(source, sampling), sampling, f"file:{file}", **{"frames:v": 1})
             for source, file in zip(sources, files, strict=True)
         ]
         try:
@@ -239,17 +239,15 @@ def _sample_thinned(source: Source, sampling: Sampling, deadline: float) -> Samp
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(packets.drop_filter(unneeded))  # too long for a command line
         file.flush()
-        found, is_clean = _sample(source, sampling, deadline, {"/bsf:V:0": file.name})
+        found, is_clean = _sample(source, sampling, deadline, **{"/bsf:V:0": file.name})
     return found if is_clean else None
 
 
-def _sample(
-    source: Source, sampling: Sampling, deadline: float, input_options: Mapping[str, str] | None = None
-) -> tuple[Sampled, bool]:
+def _sample(source: Source, sampling: Sampling, deadline: float, **input_options: str) -> tuple[Sampled, bool]:
     """The frames, and whether ffmpeg had no complaint. subprocess.TimeoutExpired at the deadline (time.monotonic)."""
     most = int(MAX_VIDEO_S * sampling.fps)
     limits: dict[str, Any] = {"frames:v": most + 1, "fs": MAX_PICTURES_BYTES}
-    command = _frames_of(source, sampling, "pipe:", input_options or {}, format="image2pipe", **limits)
+    command = _jpegs_of(_pictures_of(source, sampling, **input_options), sampling, "pipe:", **limits)
     with tempfile.TemporaryFile() as pictures:
         done = _run(command, deadline - time.monotonic(), stdout=pictures)
         size = pictures.seek(0, 2)
@@ -262,14 +260,22 @@ def _sample(
     return Sampled(source.video_id, jpegs, reason), done.returncode == 0 and not done.stderr
 
 
-def _frames_of(
-    source: Source,
-    sampling: Sampling,
-    target: str,
-    input_options: Mapping[str, str],
-    **options: Any,
-) -> Any:
-    """The ffmpeg-python node that writes a video's frames to `target`, one JPEG after the other."""
+def _jpegs_of(picture_stream: Any, sampling: Sampling, target: str, **options: Any) -> Any:
+    """The ffmpeg-python node that writes pictures to `target`, one JPEG after the other."""
+    return picture_stream.output(
+        target,
+        format="image2pipe",
+        vcodec="mjpeg",
+        qscale=sampling.jpeg_quality,
+        pix_fmt="yuvj420p",
+        fps_mode="passthrough",
+        threads=1,
+        **options,
+    )
+
+
+def _pictures_of(source: Source, sampling: Sampling, **input_options: str) -> Any:
+    """The ffmpeg-python stream of a video's frames, scaled."""
     return (
         ffmpeg.input(
             f"file:{source.path.resolve()}",
@@ -283,15 +289,6 @@ def _frames_of(
         .filter("fps", fps=_rate(sampling.fps), round="up", start_time=0)
         .filter("scale", w=_side("iw", "sar", sampling), h=_side("ih", "1/sar", sampling), flags="bicubic")
         .filter("setsar", 1)
-        .output(
-            target,
-            vcodec="mjpeg",
-            qscale=sampling.jpeg_quality,
-            pix_fmt="yuvj420p",
-            fps_mode="passthrough",
-            threads=1,
-            **options,
-        )
     )
 
 

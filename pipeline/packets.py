@@ -1,8 +1,9 @@
 """Which packets of a video no sampled frame needs: ffmpeg is spared decoding them.
 
-H.264 marks the pictures that no other picture refers to (nal_ref_idc 0, ITU-T H.264 7.4.1: most B-frames). Those of
-them that are not sampled can be left out before the decoder, and every other picture stays what it was, bit by bit.
-Nothing is decoded to find out: which are sampled follows from the packets' times.
+H.264 marks the pictures that no other refers to (nal_ref_idc 0, ITU-T H.264 7.4.1: most B-frames), and those past which
+none refers (IDR). So a picture that is not sampled can be left out before the decoder if nothing refers to it, or if
+all up to the next IDR are left out, and every other picture stays what it was, bit by bit. Nothing is decoded to find
+out: which are sampled follows from the packets' times.
 
 What is left out has to be certain. `unneeded` says "nothing" of other codecs, of containers whose times ffmpeg
 corrects while it reads, and of whatever is unusual about a stream.
@@ -10,6 +11,7 @@ corrects while it reads, and of whatever is unusual about a stream.
 
 import heapq
 import time
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -23,8 +25,9 @@ _CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _PROFILES = (66, 77, 100, 110, 122, 244)  # Baseline to High 4:4:4: one layer, one view, whole slices
 _HIGH_PROFILES = (100, 110, 122, 244)
 _SLICE, _IDR, _SEI, _SPS, _PPS, _DELIMITER, _END_OF_SEQUENCE, _END_OF_STREAM, _FILLER = 1, 5, 6, 7, 8, 9, 10, 11, 12
+_PICTURES = {_SLICE, _IDR}
 _KNOWN = {_SLICE, _IDR, _SEI, _SPS, _PPS, _DELIMITER, _END_OF_SEQUENCE, _END_OF_STREAM, _FILLER}
-_SPARED = {_SLICE, _SEI, _DELIMITER, _FILLER}  # of what a packet may consist that is left out
+_SPARED = {_SLICE, _IDR, _SEI, _DELIMITER, _FILLER}  # of what a packet may consist that is left out
 _LARGEST_RATE_PART = 1_001_000  # of numerator and denominator; ffmpeg rounds larger ones
 # ffmpeg tells from the last pictures how long the last one stays.
 _LAST = 3
@@ -79,7 +82,7 @@ def _unneeded(container: av.container.InputContainer, rate: Fraction, deadline: 
     held_back = min(_held_back(one) for one in parameters)
 
     times: list[int] = []  # as ffmpeg shows them, in units of time_base, in the order of decoding
-    spare: list[bool] = []
+    kinds: list[_Packet] = []
     start = _nearest(Fraction(container.start_time, av.time_base) / time_base)
     for packet in container.demux(stream):
         if packet.size == 0 and packet.dts is None:  # PyAV's end of the stream
@@ -87,7 +90,7 @@ def _unneeded(container: av.container.InputContainer, rate: Fraction, deadline: 
         if packet.pts is None or packet.is_corrupt or packet.is_discard or time.monotonic() > deadline:
             raise _CannotTell
         times.append(packet.pts - start)
-        spare.append(_is_spare(memoryview(packet), length_bytes, parameters))
+        kinds.append(_read(memoryview(packet), length_bytes, parameters))
 
     _check_order(times, held_back)
     order = sorted(range(len(times)), key=times.__getitem__)
@@ -95,7 +98,13 @@ def _unneeded(container: av.container.InputContainer, rate: Fraction, deadline: 
     first_frame = [max(0, -(-times[i] * time_base * rate // 1)) for i in order]
     needed = {*order[:1], *order[-_LAST:]}
     needed |= {i for i, (own, following) in zip(order, pairwise(first_frame), strict=False) if own != following}
-    return [spare[i] and i not in needed for i in range(len(spare))] if any(spare) else []
+
+    left_out = [False] * len(kinds)
+    is_referred_to = False  # by a later picture that stays
+    for i in reversed(range(len(kinds))):
+        left_out[i] = i not in needed and kinds[i].is_picture and not (is_referred_to and kinds[i].is_reference)
+        is_referred_to = not kinds[i].is_idr and (is_referred_to or not left_out[i])
+    return left_out
 
 
 def _check_order(times: list[int], held_back: int) -> None:
@@ -135,22 +144,35 @@ def _parameters(extradata: bytes) -> tuple[int, set[bytes]]:
     return (extradata[4] & 3) + 1, sets
 
 
-def _is_spare(packet: memoryview, length_bytes: int, parameters: set[bytes]) -> bool:
-    """Whether no other picture refers to this packet's."""
-    at, slices, spare = 0, 0, True
+@dataclass(frozen=True, slots=True)
+class _Packet:
+    """is_picture: and nothing that later ones need, such as parameters. is_reference: others may refer to it.
+
+    is_idr: no later picture refers past it.
+    """
+
+    is_picture: bool
+    is_reference: bool
+    is_idr: bool
+
+
+def _read(packet: memoryview, length_bytes: int, parameters: set[bytes]) -> _Packet:
+    at, kinds, is_reference = 0, set(), False
     while at < len(packet):
         start = at + length_bytes
         end = start + int.from_bytes(packet[at:start], "big")
         if not start < end <= len(packet):
             raise _CannotTell
         header = packet[start]
-        kind, is_referred_to = header & 31, bool(header & 0x60)
+        kind = header & 31
         if kind not in _KNOWN or (kind == _SPS and bytes(packet[start:end]) not in parameters):
             raise _CannotTell
-        slices += kind in (_SLICE, _IDR)
-        spare = spare and kind in _SPARED and not (kind == _SLICE and is_referred_to)
+        kinds.add(kind)
+        is_reference = is_reference or (kind in _PICTURES and bool(header & 0x60))
         at = end
-    return spare and slices > 0
+    if kinds.isdisjoint(_PICTURES) or kinds >= _PICTURES:
+        raise _CannotTell
+    return _Packet(kinds <= _SPARED, is_reference, _IDR in kinds)
 
 
 def _held_back(sps: bytes) -> int:

@@ -28,12 +28,23 @@ SPARED = {
         *("g.mp4", "64x48", "25", 4.0, NOISE, "-x264-params", B_FRAMES),
         *("-movflags", "frag_keyframe+empty_moov"),
     ),
+    "each picture by itself": ("i.mp4", "64x48", "25", 3.0, NOISE, "-g", "1"),
     "slices": ("h.mp4", "64x64", "25", 3.0, NOISE, "-x264-params", f"{B_FRAMES}:slices=2:repeat-headers=1:aud=1"),
 }
 NOT_CERTAIN = {
     "a container whose times ffmpeg corrects": ("a.ts", "64x48", "25", 2.0, NOISE, "-x264-params", B_FRAMES),
     "another codec": ("b.webm", "64x48", "25", 2.0, NOISE, "-c:v", "libvpx"),
-    "no picture that nothing refers to": ("c.mp4", "64x48", "25", 2.0, NOISE, "-bf", "0"),
+    "each picture refers to the one before": (
+        "c.mp4",
+        "64x48",
+        "25",
+        2.0,
+        NOISE,
+        "-bf",
+        "0",
+        "-x264-params",
+        "scenecut=0",
+    ),
     "interlaced": ("d.mp4", "64x64", "25", 2.0, NOISE, "-x264-params", f"{B_FRAMES}:tff=1"),
     "all are sampled": ("e.mp4", "64x48", "5", 4.0, NOISE, "-x264-params", B_FRAMES),
     "a picture": ("f.png", "64x48", "10", 0.1),
@@ -96,7 +107,9 @@ def test_real_videos_give_the_same_pictures_either_way(real_data):
     for path in thinned:
         assert sample(path) == sample_plainly(path), path.name
     # Others of them are H.264 too; awesome_movie.mov has B-frames, but does not say how far it reorders them.
-    assert {path.name for path in thinned} == {"bikes.mp4", "chaplin.mp4", "cockatoo.mp4"}
+    assert {"bikes.mp4", "chaplin.mp4", "cockatoo.mp4"} < {path.name for path in thinned}
+    # It has B-frames, but does not say how far it reorders pictures.
+    assert "awesome_movie.mov" not in {path.name for path in thinned}
 
 
 def test_of_built_in_videos_all_is_decoded(tmp_path):
@@ -109,7 +122,7 @@ def test_of_built_in_videos_all_is_decoded(tmp_path):
 
 
 def test_leaving_out_a_picture_that_others_refer_to_would_show(make_video, monkeypatch):
-    path = make_video(*NOT_CERTAIN["no picture that nothing refers to"])
+    path = make_video(*NOT_CERTAIN["each picture refers to the one before"])
     wanted = sample_plainly(path)
     monkeypatch.setattr(packets, "unneeded", lambda *_, **__: [False] * 5 + [True] * 20 + [False] * 25)
     assert sample(path) != wanted
