@@ -171,14 +171,6 @@ def test_a_video_that_takes_too_long_is_tried_again_next_time(make_video, monkey
     assert found == Sampled("v", [], "decoding took longer than 300 s", final=False)
 
 
-def test_a_playlist_posing_as_a_video_is_not_followed(make_video, tmp_path):
-    posing = tmp_path / "posing.mp4"
-    for text in ("#EXTM3U\n#EXTINF:2,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile '{}'\n"):
-        posing.write_text(text.format(make_video(*VIDEOS["a start far from zero"])))
-        found = sample(Source("v", posing, None), SMALL)
-        assert found.jpegs == [] and found.reason and found.reason.startswith("no frame decodes (")
-
-
 def test_a_change_of_size_in_the_middle_does_not_lose_the_time(make_video, tmp_path):
     first = make_video("first.ts", "64x48", "10", 2.0)
     for size in ("96x72", "96x48", "48x96"):
