@@ -1,7 +1,7 @@
 """What of ffmpeg an untrusted file may reach.
 
 A playlist posing as mp4 makes ffmpeg read other files or call hosts. So: the file protocol alone, containers that
-cannot name other files alone, and frames of a sane size.
+cannot name other files alone, frames of a sane size, and an end to time and output, whatever a header claims.
 """
 
 PROTOCOLS = "file,pipe"
@@ -12,3 +12,11 @@ FORMATS = (
 )
 # 8K is 33 megapixels; a header that claims much more is an attack or a mistake.
 MAX_FRAME_PX = 100_000_000
+# Of a file that says it lasts longer, or turns out to, nothing is kept; nor if its pictures take more room than this.
+MAX_VIDEO_S = 12 * 3600
+MAX_PICTURES_BYTES = 4 << 30
+
+
+def decoding_limit_s(duration_s: float | None, size_bytes: int) -> float:
+    """How long ffmpeg may take: what the header claims is not believed further than the file's size bears it out."""
+    return 300 + min(4 * (duration_s or 0), size_bytes / 10_000)
