@@ -9,8 +9,8 @@ from pathlib import Path
 import ffmpeg
 import imageio_ffmpeg
 
-from pipeline.frames import Sampling, jpegs_of, split_jpegs
-from pipeline.safety import FORMATS, MAX_FRAME_PX, PROTOCOLS
+from pipeline.frames import Jpegs, Sampling, jpegs_of, pictures_of
+from pipeline.safety import FORMATS
 
 # An address that the user typed may be fetched, and a live playlist behind it read; files it may not reach.
 STREAM_PROTOCOLS = "http,https,tcp,tls,crypto"
@@ -26,17 +26,15 @@ def arriving_frames(source: str, sampling: Sampling, *, idle_s: float) -> Iterat
 
     Raises ValueError if no frame came at all.
     """
-    limits = {"max_pixels": MAX_FRAME_PX, "threads": 1, "reinit_filter": 0}
     if source == "-":
-        node = ffmpeg.input("pipe:0", protocol_whitelist=PROTOCOLS, format_whitelist=FORMATS, **limits)
+        pictures = pictures_of("pipe:0", sampling)
     elif is_address(source):
-        node = ffmpeg.input(source, protocol_whitelist=STREAM_PROTOCOLS, format_whitelist=STREAM_FORMATS, **limits)
+        pictures = pictures_of(source, sampling, protocol_whitelist=STREAM_PROTOCOLS, format_whitelist=STREAM_FORMATS)
     elif Path(source).is_file():
-        path = f"file:{Path(source).resolve()}"
-        node = ffmpeg.input(path, protocol_whitelist=PROTOCOLS, format_whitelist=FORMATS, follow=1, **limits)
+        pictures = pictures_of(f"file:{Path(source).resolve()}", sampling, follow=1)
     else:
         raise ValueError(f"{source}: no such file")
-    command = jpegs_of(node, sampling, "pipe:1", format="image2pipe", flush_packets=1)
+    command = jpegs_of(pictures, sampling, "pipe:1", flush_packets=1)
     command = command.global_args("-v", "error", *(() if source == "-" else ("-nostdin",)))
     arguments = ffmpeg.compile(command, cmd=imageio_ffmpeg.get_ffmpeg_exe())
     stdin = None if source == "-" else subprocess.DEVNULL
@@ -48,10 +46,10 @@ def arriving_frames(source: str, sampling: Sampling, *, idle_s: float) -> Iterat
                 if not (read := os.read(process.stdout.fileno(), 1 << 20)):
                     break
                 buffer += read
-                for jpeg in split_jpegs(buffer):
-                    buffer = buffer[len(jpeg) :]
+                for jpeg in (jpegs := Jpegs(buffer)):
                     count += 1
                     yield jpeg
+                buffer = buffer[jpegs.size :]
             if not count:
                 process.kill()
                 said = process.stderr.read().decode(errors="replace").strip().splitlines()

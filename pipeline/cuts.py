@@ -22,7 +22,7 @@ class Cuts:
     """
 
     def __init__(self, fps: float, least_s: float) -> None:
-        self.fps = fps
+        self.fps = float(fps)  # PySceneDetect refuses whole numbers
         self._frames = 0
         self._detector = AdaptiveDetector(
             adaptive_threshold=TIMES_AROUND, min_scene_len=max(1, round(least_s * fps)), min_content_val=LEAST_CHANGE

@@ -128,7 +128,7 @@ class Predictor:
         if count > start:
             yield self._captioned(start / fps, count / fps, seen.caption(start, count))
 
-    def frames(self, video: Path) -> list[bytes]:
+    def frames(self, video: Path) -> Sequence[bytes]:
         """A video file's frames as the pipeline would sample them, JPEG. ValueError if it has none, saying why."""
         if not video.is_file():
             raise ValueError(f"{video}: no such file")
