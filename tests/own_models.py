@@ -27,7 +27,8 @@ def write_models(memory: bool = True) -> None:
     save_decoder(Path("models/decoder"), make_decoder(), make_tokenizer())
     config = CaptionerConfig(
         mapper=MapperConfig("transformer", 2, 2, 16, 1, 2, embedding_width=8, decoder_width=16),
-        memory=MemoryConfig((1, 2), 4, 600, "joint", "age", "video", "through", 2) if memory else None,
+        # k: all of them, or rounding decides which of frames that are nearly alike are the nearest
+        memory=MemoryConfig((1, 2), 300, 600, "joint", "age", "video", "through", 2) if memory else None,
         baseline_frame=None if memory else "mean",
     )
     torch.manual_seed(1)
