@@ -167,6 +167,35 @@ def test_every_plot_draws_what_it_says(project):
         assert plot["revisions"] == (["memory"] if "memory by" in name else ["baseline", "memory"]), name
 
 
+def test_the_notebook_runs_from_top_to_bottom(project):
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.read(project.folder / "notebooks/demo.ipynb", nbformat.NO_CONVERT)
+    resources = {"metadata": {"path": str(project.folder / "notebooks")}}
+    nbclient.NotebookClient(notebook, timeout=120, resources=resources).execute()
+    printed = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert any("text/html" in output.get("data", {}) for output in printed)  # its tables
+
+
+def test_an_experiments_captioner_captions_a_video(project):
+    video = next((project.folder / "data/activitynet/videos").glob("v_*"))
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.predict",
+        str(video),
+        "--variant",
+        "baseline",
+        "--segments",
+        "whole",
+        "--json",
+    ]
+    done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[str(video)][0]["log_prob"] < 0
+
+
 def test_videos_are_needed_only_to_sample_them_and_the_message_says_how_to_fetch_them(project):
     frames = project.folder / "data/activitynet/frames"
     before = {path.name: path.read_bytes() for path in frames.iterdir()}
