@@ -70,6 +70,9 @@ class Tokenizer:
         what the next caption begins with. So tokens are pycocoevalcap's only for the same captions in the same order.
         Raises JavaError.
         """
+        if not captions:
+            self.close()
+            return []
         text = "\n".join(LINE_BREAKS.sub(" ", caption) for caption in captions)
         try:
             out, errors = self._process.communicate(text.encode(errors="replace"), timeout=self._silence_s)
@@ -183,9 +186,17 @@ class Meteor:
 
     def evaluate(self, stats: Sequence[str]) -> tuple[float, list[float]]:
         """The score of these segments together, and of each."""
-        self._say(" ||| ".join(["EVAL", *stats]) + "\n")
-        scores = [_number(self._hear()) for _ in stats]
-        return _number(self._hear()), scores
+        return self.evaluate_all([stats])[0]
+
+    def evaluate_all(self, corpora: Iterable[Sequence[str]]) -> list[tuple[float, list[float]]]:
+        """`evaluate` of many corpora, none of them empty."""
+        corpora = list(corpora)
+        self._say("".join(" ||| ".join(["EVAL", *stats]) + "\n" for stats in corpora))
+        found = []
+        for stats in corpora:
+            scores = [_number(self._hear()) for _ in stats]
+            found.append((_number(self._hear()), scores))
+        return found
 
     def close(self) -> None:
         self._process.kill()

@@ -66,12 +66,8 @@ class Scorer:
     def __init__(self, java: Path = JAVA, silence_s: float = SILENCE_S) -> None:
         self._java = java
         self._silence_s = silence_s
-        self._tokenizers = self._start_tokenizers()
+        self._tokenizers = [Tokenizer(java, silence_s) for _ in ("candidates", "references")]
         self._paraphrases = Paraphrases()
-
-    def _start_tokenizers(self) -> list[Tokenizer]:
-        # Two, because pycocoevalcap makes two calls, and the tokenizer looks across lines (see its tokenize).
-        return [Tokenizer(self._java, self._silence_s) for _ in ("candidates", "references")]
 
     def __enter__(self) -> "Scorer":
         return self
@@ -104,8 +100,7 @@ class Scorer:
         if not ids:
             raise ValueError(f"nothing to score: none of {len(asked)} segments with references has a caption")
 
-        texts = ([candidates[id] for id in ids], [text for id in ids for text in references[id]])
-        own, others = self.tokenize(*texts)
+        own, others = self.tokenize([candidates[id] for id in ids], [text for id in ids for text in references[id]])
         res = {id: [tokens] for id, tokens in zip(ids, own, strict=True)}
         words = iter(others)
         gts = {id: [next(words) for _ in references[id]] for id in ids}
@@ -118,8 +113,8 @@ class Scorer:
 
             asked_meteor = beside.submit(ask)  # it loads and works while we do
             bleu, bleus = Bleu(4).compute_score(gts, res, verbose=0)
-            rouges = _rouges(gts, res)
-            cider, ciders = _cider(gts, res)
+            rouge = rouges(gts, res)
+            total_cider, ciders = cider(gts, res)
             members: dict[str, list[str]] = {}
             for id in ids:
                 if groups and groups.get(id) is not None:
@@ -129,32 +124,32 @@ class Scorer:
             for group, inside in sorted(members.items()):
                 own_gts, own_res = {id: gts[id] for id in inside}, {id: res[id] for id in inside}
                 own_bleu, _ = Bleu(4).compute_score(own_gts, own_res, verbose=0)
-                own_rouge = float(np.mean(rouges[[row[id] for id in inside]]))
-                in_groups[group] = (own_bleu, own_rouge, _cider(own_gts, own_res)[0])
+                own_rouge = float(np.mean(rouge[[row[id] for id in inside]]))
+                in_groups[group] = (own_bleu, own_rouge, cider(own_gts, own_res)[0])
 
             meteor = asked_meteor.result()
             stats = meteor.receive_stats(len(ids))
             total, meteors = meteor.evaluate(stats)
-            corpus = _percent(bleu, total, float(np.mean(rouges)), cider)
+            corpus = _percent(bleu, total, float(np.mean(rouge)), total_cider)
             by_group = {}
             for group, (own_bleu, own_rouge, own_cider) in in_groups.items():
                 own_total, _ = meteor.evaluate([stats[row[id]] for id in members[group]])
                 by_group[group] = _percent(own_bleu, own_total, own_rouge, own_cider)
 
         segments = pd.DataFrame({"segment_id": pd.Series(ids, dtype="str")})
-        for name, values in zip(METRICS, (*bleus, meteors, rouges, ciders), strict=True):
+        for name, values in zip(METRICS, (*bleus, meteors, rouge, ciders), strict=True):
             segments[name] = 100 * np.asarray(values, dtype=np.float64)
         mean = {name: float(segments[name].mean()) for name in METRICS}
         missing = [id for id in asked if id not in candidates]
         coverage = Coverage(len(asked), len(ids), missing, split_sha256(references))
         return Scores(corpus, mean, by_group, segments, coverage)
 
-    def tokenize(self, candidates: Sequence[str], references: Sequence[str]) -> tuple[list[str], list[str]]:
-        """pycocoevalcap's tokens of either (`Tokenizer.tokenize`), at once."""
-        started, self._tokenizers = self._tokenizers or self._start_tokenizers(), []
-        with ThreadPoolExecutor(2) as pool:
-            own, others = pool.map(Tokenizer.tokenize, started, (candidates, references))
-        return own, others
+    def tokenize(self, *texts: Sequence[str]) -> list[list[str]]:
+        """`Tokenizer.tokenize` of each of several lists of captions, at once."""
+        # One process each, as pycocoevalcap has it: the tokenizer looks across lines.
+        ready = [self._tokenizers.pop() if self._tokenizers else Tokenizer(self._java, self._silence_s) for _ in texts]
+        with ThreadPoolExecutor(len(texts)) as pool:
+            return list(pool.map(Tokenizer.tokenize, ready, texts))
 
     @contextmanager
     def meteor(self, texts: Iterable[str]) -> Iterator[Meteor]:
@@ -187,13 +182,15 @@ def _check(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]
             raise ValueError(f"the references of {id!r} are one text; wanted a list of texts")
 
 
-def _rouges(gts: Mapping[str, list[str]], res: Mapping[str, list[str]]) -> np.ndarray:
+def rouges(gts: Mapping[str, list[str]], res: Mapping[str, list[str]]) -> np.ndarray:
+    """ROUGE-L of each segment, from tokens."""
     _, each = Rouge().compute_score(gts, res)
     # Split at spaces, an empty candidate is one empty word, which an empty reference would match in full.
     return np.where([bool(candidate) for (candidate,) in res.values()], each, 0.0)
 
 
-def _cider(gts: Mapping[str, list[str]], res: Mapping[str, list[str]]) -> tuple[float, np.ndarray]:
+def cider(gts: Mapping[str, list[str]], res: Mapping[str, list[str]]) -> tuple[float, np.ndarray]:
+    """CIDEr of all segments and of each, from tokens."""
     if not any(reference.split() for references in gts.values() for reference in references):
         return 0.0, np.zeros(len(gts))  # its rarest word would be the largest of no words
     total, each = Cider().compute_score(gts, res)
