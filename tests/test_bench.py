@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import caption, dataset, finetune, gpu, memory
+from bench import caption, dataset, evaluate, finetune, gpu, memory
 
 SIZES = {"segments": 3, "beams": 3, "tokens": 6, "prefix": 2, "layers": 1, "width": 32, "vocabulary": 300, "rounds": 2}
 TINY = [f"--{name}={value}" for name, value in SIZES.items()]
@@ -66,3 +66,9 @@ def test_the_bench_of_a_dataset_tells_how_much_a_process_grew_that_trained_on_it
     assert figures["frames"] == 1200 and figures["segments"] == 6
     assert figures["growth_mib"] > 0
     assert not list(tmp_path.iterdir())
+
+
+def test_the_bench_of_scoring_finds_the_same_digits_whoever_scores(monkeypatch, capsys):
+    table, figures = figures_of(evaluate, "--segments 20 --references 2 --rounds 1", monkeypatch, capsys)
+    assert figures["same_digits"] and figures["times_as_fast"] > 0
+    assert [line.split("  ")[0] for line in table[-2:]] == ["in turn", "ours"]
