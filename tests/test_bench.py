@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench import caption, dataset, finetune, gpu, memory, scale
+from bench import caption, dataset, evaluate, finetune, gpu, memory, scale
 
 SIZES = {"segments": 3, "beams": 3, "tokens": 6, "prefix": 2, "layers": 1, "width": 32, "vocabulary": 300, "rounds": 2}
 TINY = [f"--{name}={value}" for name, value in SIZES.items()]
@@ -92,3 +92,9 @@ def test_a_schedule_loses_what_deaths_undo_and_nothing_else():
     ends, lost = scale.makespan(work, speeds[:1], random, 1 / 50, 7)
     deaths = round((ends - 400 - lost) / 7)
     assert deaths > 0 and ends == pytest.approx(400 + lost + 7 * deaths) and 0 < lost < 10 * deaths
+
+
+def test_the_bench_of_scoring_finds_the_same_digits_whoever_scores(monkeypatch, capsys):
+    table, figures = figures_of(evaluate, "--segments 20 --references 2 --rounds 1", monkeypatch, capsys)
+    assert figures["same_digits"] and figures["times_as_fast"] > 0
+    assert [line.split("  ")[0] for line in table[-2:]] == ["in turn", "ours"]

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.compare import bootstrap_interval, compare, randomisation_p
+from pipeline.compare import bootstrap, common, compare, exchanged, randomisation_p, resampled
+from pipeline.scores import METRICS, score
 
 
 def scores(values, kinds=None) -> pd.DataFrame:
@@ -27,22 +28,36 @@ def scores(values, kinds=None) -> pd.DataFrame:
 
 def test_the_interval_of_a_mean_is_the_normal_one_for_many_pairs():
     differences = np.random.default_rng(0).normal(1.0, 2.0, size=400)
-    low, high = bootstrap_interval(differences, np.random.default_rng(1), 10_000)
+    low, high, p = bootstrap(differences, resampled(400, np.random.default_rng(1), 10_000))
     error = differences.std() / 20
     assert low == pytest.approx(differences.mean() - 1.96 * error, abs=0.1 * error)
     assert high == pytest.approx(differences.mean() + 1.96 * error, abs=0.1 * error)
+    assert p < 0.001 < low
+
+
+def test_the_bootstraps_p_is_the_normal_one_for_many_pairs():
+    differences = np.random.default_rng(0).normal(size=400)
+    differences += 2 * differences.std() / 20 - differences.mean()  # two standard errors from 0
+    assert bootstrap(differences, resampled(400, np.random.default_rng(1), 20_000))[2] == pytest.approx(
+        0.0455, abs=0.01
+    )
 
 
 def test_p_is_exact_where_all_exchanges_can_be_counted():
     # Of the 8 ways to sign (3, 2, 1), two have a mean as far from zero as all plus.
-    assert randomisation_p(np.array([3.0, 2.0, 1.0]), np.random.default_rng(0), 20_000) == pytest.approx(0.25, abs=0.01)
-    assert randomisation_p(np.zeros(5), np.random.default_rng(0), 100) == 1.0
-
-
-def test_p_is_uniform_where_nothing_differs():
     rng = np.random.default_rng(0)
-    found = [randomisation_p(rng.normal(size=50), rng, 500) for _ in range(300)]
-    assert np.mean(np.array(found) < 0.1) == pytest.approx(0.1, abs=0.05)
+    assert randomisation_p(np.array([3.0, 2.0, 1.0]), exchanged(3, rng, 20_000)) == pytest.approx(0.25, abs=0.01)
+    assert randomisation_p(np.zeros(5), exchanged(5, rng, 100)) == 1.0
+
+
+def test_both_p_are_uniform_where_nothing_differs():
+    rng = np.random.default_rng(0)
+    weights, signs = resampled(50, rng, 500), exchanged(50, rng, 500)
+    # Scores as they are: many pairs alike, the others skewed.
+    nothing = [rng.choice([0, 0, 1, -1], 50) * rng.exponential(size=50) for _ in range(400)]
+    found = np.array([(bootstrap(gain, weights)[2], randomisation_p(gain, signs)) for gain in nothing])
+    for level in (0.05, 0.25, 0.5, 0.75):
+        assert (found < level).mean(axis=0) == pytest.approx([level, level], abs=0.07), level
 
 
 def test_groups_are_all_the_kinds_and_thirds_by_length():
@@ -61,10 +76,37 @@ def test_groups_are_all_the_kinds_and_thirds_by_length():
 def test_runs_over_other_segments_or_references_are_refused():
     with pytest.raises(ValueError, match=r"3 and 2 segments, 1 of them in one run only \(v2#0"):
         compare(scores([1.0, 2.0, 3.0]), scores([1.0, 2.0]))
+    with pytest.raises(ValueError, match=r"--common compares the segments that both have$"):
+        compare(scores([1.0, 2.0]), scores([1.0, 2.0, 3.0]))
     other = scores([1.0])
     other["references"] = [["another"]]
     with pytest.raises(ValueError, match="references differ"):
         compare(scores([1.0]), other)
+    with pytest.raises(ValueError, match="references differ"):
+        common(scores([1.0, 2.0]), other)
+    other["segment_id"] = "x"
+    with pytest.raises(ValueError, match=r"^the runs have no segment in common$"):
+        common(scores([1.0]), other)
+
+
+def test_common_segments_are_scored_anew_because_ciders_rare_words_are_counted_over_all():
+    said = {"a": "a dog runs", "b": "a cat sleeps on a mat", "c": "a dog sleeps", "d": "two men play"}
+    meant = {"a": ["the dog runs fast"], "b": ["a cat sleeps"], "c": ["a dog sleeps"], "d": ["men play chess"]}
+
+    def run(ids):
+        each = score({id: said[id] for id in ids}, {id: meant[id] for id in ids}).segments
+        rows = scores([0.0] * len(ids)).drop(columns="CIDEr").assign(segment_id=list(ids))
+        rows = rows.assign(caption=[said[id] for id in ids], references=[meant[id] for id in ids])
+        return rows.merge(each, on="segment_id")
+
+    one, two = common(run("abc"), run("abcd"))
+    assert list(one["segment_id"]) == list(two["segment_id"]) == ["a", "b", "c"]
+    assert one[list(METRICS)].equals(run("abc")[list(METRICS)]) and one[list(METRICS)].equals(two[list(METRICS)])
+    assert {result.difference for result in compare(one, two)} == {0.0}
+    same = run("ab")
+    assert all(
+        ours is theirs for ours, theirs in zip(common(same, same), (same, same), strict=True)
+    )  # nothing to restrict, nothing scored anew
 
 
 def test_the_command_compares_the_workspace_with_itself_and_says_what_is_missing(tmp_path):
@@ -75,6 +117,9 @@ def test_the_command_compares_the_workspace_with_itself_and_says_what_is_missing
     run = subprocess.run(
         [*command, "workspace", "--json"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert json.loads(run.stdout)[0]["difference"] == 0
+    first = json.loads(run.stdout)[0]
+    assert (first["difference"], first["p"], first["p_bootstrap"]) == (0, 1, 1)
+    text = subprocess.run([*command, "workspace"], cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+    assert "p bootstrap  p exchange" in text
     run = subprocess.run([*command, "nowhere"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 1 and run.stderr.startswith("compare: nowhere: no metrics/segments.parquet to be had")

