@@ -7,6 +7,7 @@ start, begin before zero or lie past the end. What can be repaired is, what cann
 import hashlib
 import json
 import math
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -276,3 +277,17 @@ def _found(value: Any) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def frames_of_segment(start_s: float, end_s: float, timestamps: Sequence[float]) -> range:
+    """Indices into `timestamps` (seconds, ascending) of the frames with start_s <= t < end_s.
+
+    A segment between two frames gets the one on screen at start_s. Raises ValueError if there are no frames at all.
+    """
+    if len(timestamps) == 0:
+        raise ValueError(f"no frames for the segment [{start_s}, {end_s}) s: its video has none")
+    first, end = bisect_left(timestamps, start_s), bisect_left(timestamps, end_s)
+    if first < end:
+        return range(first, end)
+    on_screen = max(0, bisect_right(timestamps, start_s) - 1)
+    return range(on_screen, on_screen + 1)

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import shards
-from pipeline.annotations import Segment
-from pipeline.frames import frames_of_segment
+from pipeline.annotations import Segment, frames_of_segment
 
 WEIGHT = 2.5  # the paper's; it stretches what CLIP gives over some 0 to 1
 BATCH = 256

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from pipeline.annotations import Segment
+from pipeline.annotations import Segment, frames_of_segment
 from pipeline.embeddings import VideoEmbeddings
-from pipeline.sequences import collate, frames_of_segment, frames_seen, make_examples, pad_tokens, plan_batches
+from pipeline.sequences import collate, frames_seen, make_examples, pad_tokens, plan_batches
 
 
 def segment(name: str, start_s: float, end_s: float, video_id: str = "v", split: str = "train") -> Segment:

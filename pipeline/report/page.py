@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline import ledger, shards
 from pipeline.captions import RETRIEVED_SCHEMA, Retrieved
-from pipeline.compare import METRICS, bootstrap_interval, by_segment, compare, groups_of
+from pipeline.compare import METRICS, SHOWN, bootstrap, by_segment, compare, groups_of, resampled
 from pipeline.report.runs import Run, changed
 from pipeline.variants import curve_by_length
 from pipeline.web import assemble, moments, strip, thumbnail
@@ -51,7 +51,6 @@ def gather(runs: Sequence[Run], *, fps: float) -> dict[str, Any]:
         wanted.setdefault(segment["video"], set()).update(segment["strip"], shown)
     return {
         "fps": fps,
-        "metrics": [metric for metric in METRICS if metric in first and not first[metric].isna().all()],
         "runs": [{"name": run.name, "corpus": run.corpus, "remembers": len(run.retrieved) > 0} for run in runs],
         "changed": changed(list(runs)),
         "groups": _groups(tables),
@@ -94,12 +93,13 @@ def _groups(tables: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:
     groups = []
     for name, rows in groups_of(tables[0]):
         scores: dict[str, list[list[float]]] = {}
+        weights = resampled(int(rows.sum()), rng, DRAWS)
         for metric in METRICS:
-            if metric not in tables[0] or tables[0][metric][rows].isna().any():
+            if metric not in SHOWN or any(metric not in table or table[metric][rows].isna().any() for table in tables):
                 continue
             for table in tables:
                 values = table[metric][rows].to_numpy(np.float64) * (100 if metric == "facts" else 1)
-                low, high = bootstrap_interval(values, rng, DRAWS)
+                low, high, _ = bootstrap(values, weights)
                 scores.setdefault(metric, []).append([_number(values.mean()), _number(low), _number(high)])
         groups.append({"name": name, "segments": int(rows.sum()), "scores": scores})
     return groups
