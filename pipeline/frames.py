@@ -14,7 +14,8 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby, islice
 from pathlib import Path
@@ -24,6 +25,7 @@ import ffmpeg
 import imageio_ffmpeg
 import pyarrow as pa
 
+from pipeline import media
 from pipeline.imports import code_fingerprint
 from pipeline.safety import FORMATS, MAX_FRAME_PX, PROTOCOLS
 
@@ -51,7 +53,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Source:
-    """A video file; `duration_s` as its header claims, None for pictures."""
+    """A video file, or one in a zip (pipeline/media.py); `duration_s` as its header claims, None for pictures."""
 
     video_id: str
     path: Path
@@ -76,6 +78,14 @@ def sample(source: Source, sampling: Sampling) -> Sampled:
 
     It gets one thread: several videos at once use the cores better.
     """
+    try:
+        with media.local(source.path) as file:
+            return _sample_file(replace(source, path=file), sampling)
+    except media.BadMember as error:
+        return Sampled(source.video_id, [], f"no frame decodes ({error})")
+
+
+def _sample_file(source: Source, sampling: Sampling) -> Sampled:
     limit_s = max(300.0, 4 * (source.duration_s or 0))
     command = _frames_of(source, sampling, "pipe:", format="image2pipe")
     try:
@@ -88,17 +98,18 @@ def sample(source: Source, sampling: Sampling) -> Sampled:
 
 def sample_pictures(sources: Sequence[Source], sampling: Sampling) -> list[Sampled]:
     """`sample` of each, by one process: starting ffmpeg takes several times as long as a picture."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         files = [Path(folder) / f"{number}.jpg" for number in range(len(sources))]
-        outputs = [
-            _frames_of(source, sampling, f"file:{file}", format="image2pipe", **{"frames:v": 1})
-            for source, file in zip(sources, files, strict=True)
-        ]
         try:
+            local = [replace(source, path=stack.enter_context(media.local(source.path))) for source in sources]
+            outputs = [
+                _frames_of(source, sampling, f"file:{file}", format="image2pipe", **{"frames:v": 1})
+                for source, file in zip(local, files, strict=True)
+            ]
             done = _run(ffmpeg.merge_outputs(*outputs), 300)
             if done.returncode == 0 and not done.stderr:
                 return [Sampled(one.video_id, [file.read_bytes()]) for one, file in zip(sources, files, strict=True)]
-        except (subprocess.TimeoutExpired, FileNotFoundError):
+        except (subprocess.TimeoutExpired, FileNotFoundError, media.BadMember):
             pass
     return [sample(source, sampling) for source in sources]  # one of them is bad: find out which, and why
 

@@ -1,4 +1,4 @@
-"""What of ffmpeg an untrusted file may reach.
+"""What of ffmpeg an untrusted file may reach, and what sizes are believed.
 
 A playlist posing as mp4 makes ffmpeg read other files or call hosts. So: the file protocol alone, containers that
 cannot name other files alone, and frames of a sane size.
@@ -12,3 +12,7 @@ FORMATS = (
 )
 # 8K is 33 megapixels; a header that claims much more is an attack or a mistake.
 MAX_FRAME_PX = 100_000_000
+# A video's file: 12 hours of 1080p are about as much.
+MAX_FILE_BYTES = 16 * 2**30
+# Videos and pictures are packed already; what unpacks to a hundred times its size is no video.
+MAX_RATIO = 100

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from pipeline.annotations import from_table
+from pipeline.annotations import asked_for, from_table
 from pipeline.captions import read_captions
 from pipeline.params import Params, load_params
 from pipeline.scores import Scorer
@@ -40,7 +40,8 @@ def evaluate(params: Params, captions_path: Path, metrics_path: Path, each_path:
             raise ValueError(
                 f"{captions_path} has captions of split {others[0]!r}, caption.split is {split!r}: run `dvc repro`"
             )
-        asked = {row.segment_id: row for row in from_table(pq.read_table(SEGMENTS)) if row.split == split}
+        segments = pq.read_table(SEGMENTS)
+        asked = {row.segment_id: row for row in from_table(segments) if row.split == split}
         references = {id: list(segment.captions) for id, segment in asked.items()}
         kinds = {id: segment.kind for id, segment in asked.items()}
         scores = scorer.score(dict(zip(captions["segment_id"], captions["caption"], strict=True)), references, kinds)
@@ -58,7 +59,8 @@ def evaluate(params: Params, captions_path: Path, metrics_path: Path, each_path:
             table.append((kind, "facts", 100 * float(own["facts"].mean())))
         table.append((kind, "segments", len(own)))
     metrics = {f"{name}.{kind}".rstrip("."): round(value, DECIMALS) for kind, name, value in table}
-    metrics["segments.asked"] = len(asked)
+    wanted = max(len(asked), asked_for(segments, split) or 0)  # also those whose video could not be had
+    metrics["segments.asked"] = wanted
 
     plot_path.parent.mkdir(parents=True, exist_ok=True)
     metrics_path.write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -68,7 +70,7 @@ def evaluate(params: Params, captions_path: Path, metrics_path: Path, each_path:
 
     shown = [name for name in ("CIDEr", "METEOR", "ROUGE-L", "BLEU-4", "facts") if name in metrics]
     said = ", ".join(f"{name} {metrics[name]:.2f}" for name in shown)
-    return f"evaluate: {len(each)} of {len(asked)} segments of split {split} scored: {said}"
+    return f"evaluate: {len(each)} of {wanted} segments of split {split} scored: {said}"
 
 
 if __name__ == "__main__":

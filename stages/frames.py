@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from pipeline import frames, ledger, shards
+from pipeline import frames, ledger, media, shards
 from pipeline.cores import cores
 from pipeline.frames import Sampling, Source
 from pipeline.params import load_params
@@ -24,7 +24,7 @@ def main(dataset: str) -> None:
     rows = ledger.read(data / "ledger.parquet")
     named = set(pq.read_table(data / "segments.parquet", columns=["video_id"])["video_id"].to_pylist())
     ok = {video_id: rows[video_id] for video_id in sorted(named) if rows[video_id].status == "ok"}
-    files = {path.stem: path for path in (data / "videos").iterdir()}
+    files = media.files(data / "videos")
     sampling = Sampling(params.fps, params.short_side_px, params.jpeg_quality)
 
     def compute(video_ids: list[str]) -> Iterator[Made]:
