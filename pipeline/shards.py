@@ -83,17 +83,16 @@ def update(
 ) -> Update:
     """Makes `folder` hold exactly the videos of `fingerprints`, computing only those whose fingerprint changed.
 
-    `compute` is given the ids to do, by shard and then by id, and yields one Made for each in that order. It is
+    `compute` is given the ids to do, by shard and then by id, and gives one Made for each in that order. It is
     read as it goes: one video's rows are in memory at a time. A shard that is finished survives a later kill.
-    Raises DiskFull.
+    If the call itself raises (before it gives an iterator), nothing was touched. Raises DiskFull.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"shard-{number:05d}.parquet" for number in range(shards)]
     done = Update()
-    for path in sorted(folder.iterdir()):
-        if path.name not in names:  # shards of a larger count, what a killed run was writing
-            done.removed += len(_footer(path).videos) if path.suffix == ".parquet" else 0
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    # Shards of a larger count, what a killed run was writing.
+    surplus = [path for path in sorted(folder.iterdir()) if path.name not in names]
+    done.removed = sum(len(_footer(path).videos) for path in surplus if path.suffix == ".parquet")
 
     wanted: list[list[str]] = [[] for _ in names]
     for video_id in sorted(fingerprints):
@@ -114,6 +113,8 @@ def update(
     todo = [i for _, video_ids, reusable in stale for i in video_ids if i not in reusable]
     done.made = len(todo)
     with closing(_checked(compute(todo), todo) if todo else _checked(iter(()), [])) as made:
+        for path in surplus:  # not before `compute` had its chance to refuse
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         for path, video_ids, reusable in stale:
             with _Writer(path, schema, layout) as writer:
                 old = _rows(path, reusable, None)

@@ -1,10 +1,11 @@
 """Sample every video's frames: `python -m stages.frames coco|activitynet`.
 
-Reads data/{dataset}/videos/, segments.parquet and ledger.parquet (videos that are ok and have segments). Writes
-data/{dataset}/frames/shard-*.parquet, computing only videos whose file, settings or code changed.
+Reads segments.parquet and ledger.parquet of data/{dataset}/ (videos that are ok and have segments), and the files in
+videos/ of those to sample. Writes data/{dataset}/frames/shard-*.parquet, computing only videos whose sha256 in the
+ledger, settings or code changed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from pipeline import frames, ledger, media, shards
 from pipeline.cores import cores
 from pipeline.frames import Sampling, Source
+from pipeline.ledger import Row
 from pipeline.params import load_params
 from pipeline.shards import Made
 from stages import run
@@ -24,13 +26,14 @@ def main(dataset: str) -> None:
     rows = ledger.read(data / "ledger.parquet")
     named = set(pq.read_table(data / "segments.parquet", columns=["video_id"])["video_id"].to_pylist())
     ok = {video_id: rows[video_id] for video_id in sorted(named) if rows[video_id].status == "ok"}
-    files = media.files(data / "videos")
     sampling = Sampling(params.fps, params.short_side_px, params.jpeg_quality)
 
     def compute(video_ids: list[str]) -> Iterator[Made]:
-        sources = (Source(video_id, files[video_id], ok[video_id].duration_s) for video_id in video_ids)
-        sampled = frames.sample_all(sources, sampling, workers=cores())
-        for one in tqdm(sampled, total=len(video_ids), desc=f"frames {dataset}", unit="video", smoothing=0.05):
+        return sampled(find_sources([ok[video_id] for video_id in video_ids], data / "videos"), len(video_ids))
+
+    def sampled(sources: Iterator[Source], count: int) -> Iterator[Made]:
+        found = frames.sample_all(sources, sampling, workers=cores())
+        for one in tqdm(found, total=count, desc=f"frames {dataset}", unit="video", smoothing=0.05):
             table = frames.to_table(one, fps=params.fps) if one.jpegs else None
             yield Made(one.video_id, table, one.reason, one.final)
 
@@ -47,6 +50,31 @@ def main(dataset: str) -> None:
         f"frames {dataset}: {done.rows} frames of {done.kept + done.made - done.dropped} videos "
         f"({done.made} sampled, {done.kept} kept, {done.removed} removed, {done.dropped} dropped)"
     )
+
+
+def find_sources(rows: Sequence[Row], videos: Path) -> Iterator[Source]:
+    """These rows' files in `videos`, each compared with its sha256 when its turn comes.
+
+    Nobody else vouches for them: DVC does not know the files (docs/architecture.md). ValueError; if some are absent or
+    of another size, before any is read.
+    """
+    fetch = f"with: dvc repro -f download@{videos.parent.name}"
+    files = media.files(videos) if videos.is_dir() else {}
+    lost = [row for row in rows if row.video_id not in files or media.size_of(files[row.video_id]) != row.bytes]
+    if lost:
+        raise ValueError(
+            f"of {len(rows)} videos to sample, {len(lost)} are absent from {videos}, or not the files that the ledger "
+            f"knows (first: {lost[0].video_id}); fetch them {fetch}"
+        )
+
+    def compared() -> Iterator[Source]:
+        for row in rows:
+            path = files[row.video_id]
+            if ledger.sha256_of(path) != row.sha256:
+                raise ValueError(f"{path} is not the file that the ledger knows; delete it, and fetch it {fetch}")
+            yield Source(row.video_id, path, row.duration_s)
+
+    return compared()
 
 
 if __name__ == "__main__":

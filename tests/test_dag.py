@@ -9,6 +9,7 @@ from dvc.repo import Repo
 from ablation.settings import FRAME, READ, SWITCH, load_ablation
 from pipeline.imports import code_fingerprint, imported_files
 from pipeline.params import load_params
+from stages import DATASETS
 
 ROOT = Path.cwd()
 
@@ -125,6 +126,15 @@ def test_a_variant_reads_the_files_and_sections_that_the_main_pipelines_stages_r
     assert files(ablation["variant@memory"]) - params == set().union(*map(files, shared)) - params - made
     sections = {key.split(".")[0] for stage in shared for key in params_named(stage)["params.yaml"]}
     assert sections == {*READ, "seed"}  # the seed is each run's own
+
+
+def test_videos_are_neither_outs_nor_deps(stages):
+    # DVC would hash, cache and push every one of them; the ledger has their sha256.
+    named = {Path(one.fs_path) for stage in stages.values() for one in (*stage.outs, *stage.deps)}
+    assert not [path for path in named if path.match("data/*/videos")]
+    for dataset in DATASETS:
+        files = {Path(dep.fs_path).name for dep in stages[f"frames@{dataset}"].deps}
+        assert {"ledger.parquet", "segments.parquet"} <= files
 
 
 def test_no_two_stages_write_the_same_place(all_stages):

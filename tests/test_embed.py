@@ -25,7 +25,7 @@ def here(workspace):
     return folder
 
 
-def write_encoder(seed, width=24):
+def write_encoder(seed, width=24, folder=embed.ENCODER):
     import open_clip
     from open_clip.transform import PreprocessCfg
 
@@ -35,7 +35,7 @@ def write_encoder(seed, width=24):
     config = {"embed_dim": width, "vision_cfg": vision, "text_cfg": text}
     model = open_clip.model.CLIP(**config)
     open_clip.model.set_model_preprocess_cfg(model, vars(PreprocessCfg(size=32)))
-    save_encoder(embed.ENCODER, config, model)
+    save_encoder(folder, config, model)
 
 
 def write_frames(folder, videos):

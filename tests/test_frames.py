@@ -1,13 +1,15 @@
 import io
+import shutil
 import subprocess
 from bisect import bisect_right
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import run_ffmpeg
+from conftest import run_ffmpeg, write_params
 from PIL import Image
 
 import stages.frames
@@ -231,19 +233,23 @@ def test_a_fingerprint_changes_with_the_file_and_the_sampling():
     assert frames.fingerprints({"a": "00"}, Sampling(5, 32, 4))["a"] != one["a"]
 
 
+def write_videos(data: Path, contents: dict[str, bytes], named: list[str]) -> None:
+    """What the download writes of videos that it found good; those `named` have a segment."""
+    (data / "videos").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for video_id, content in contents.items():
+        path = data / "videos" / f"{video_id}.mp4"
+        path.write_bytes(content)
+        rows.append(replace(ledger.examine(video_id, path), status="ok", duration_s=2.0))
+    ledger.write(data / "ledger.parquet", [*rows, ledger.Row("gone", "missing", "no file")])
+    segments = [Segment(f"{i}#0", i, "train", 0.0, 1.0, ("x",), None) for i in named]
+    pa.parquet.write_table(annotations.to_table(segments), data / "segments.parquet")
+
+
 def test_the_stage_writes_frames_of_videos_that_are_ok_and_have_segments(make_video, workspace, capfd):
     data = workspace({"frames.shards": 2, "frames.short_side_px": 32}) / "data" / "activitynet"
-    (data / "videos").mkdir(parents=True)
-    rows = []
-    for video_id in ("good", "unnamed", "damaged"):
-        path = data / "videos" / f"{video_id}.mp4"
-        path.write_bytes(make_video("a.mp4").read_bytes())
-        rows.append(ledger.examine(video_id, path))
-        if video_id == "damaged":  # since the download looked at it
-            path.write_bytes(path.read_bytes()[:900])
-    ledger.write(data / "ledger.parquet", [*rows, ledger.Row("gone", "missing", "no file")])
-    segments = [Segment(f"{i}#0", i, "train", 0.0, 1.0, ("x",), None) for i in ("good", "damaged")]
-    pa.parquet.write_table(annotations.to_table(segments), data / "segments.parquet")
+    good = make_video("a.mp4").read_bytes()
+    write_videos(data, {"good": good, "unnamed": good, "damaged": good[:900]}, named=["good", "damaged"])
     stages.frames.main("activitynet")
     said = capfd.readouterr().out
     assert "frames activitynet: 10 frames of 1 videos (2 sampled, 0 kept, 0 removed, 1 dropped)" in said
@@ -252,3 +258,39 @@ def test_the_stage_writes_frames_of_videos_that_are_ok_and_have_segments(make_vi
     assert shards.read(data / "frames", "damaged").num_rows == 0
     stages.frames.main("activitynet")
     assert "(0 sampled, 2 kept, 0 removed, 1 dropped)" in capfd.readouterr().out
+
+
+def test_videos_whose_frames_are_kept_need_no_files_and_absent_ones_stop_the_stage_before_any_work(
+    make_video, workspace, capfd
+):
+    here = workspace({"frames.shards": 2, "frames.short_side_px": 32})
+    data = here / "data" / "activitynet"
+    good = make_video("a.mp4").read_bytes()
+    write_videos(data, {"v_a": good, "v_b": good}, named=["v_a", "v_b"])
+    stages.frames.main("activitynet")
+    shutil.rmtree(data / "videos")
+    stages.frames.main("activitynet")
+    assert "(0 sampled, 2 kept, 0 removed, 0 dropped)" in capfd.readouterr().out
+
+    kept = {path: path.read_bytes() for path in (data / "frames").iterdir()}
+    write_params(here / "params.yaml", here / "params.yaml", {"frames.shards": 1})  # the other shard would go
+    write_videos(data, {"v_a": good, "v_b": good, "v_c": good, "v_d": good}, named=["v_a", "v_b", "v_c", "v_d"])
+    for video_id in ("v_a", "v_b", "v_d"):
+        (data / "videos" / f"{video_id}.mp4").unlink()
+    (data / "videos/v_d.mp4").write_bytes(good[:-1])
+    with pytest.raises(
+        ValueError,
+        match=r"of 4 videos to sample, 3 are absent from data/activitynet/videos, or not the files that the ledger "
+        r"knows \(first: v_\w\); fetch them with: dvc repro -f download@activitynet$",
+    ):
+        stages.frames.main("activitynet")
+    assert kept == {path: path.read_bytes() for path in (data / "frames").iterdir()}
+
+
+def test_a_file_that_is_not_what_the_ledger_says_is_not_sampled_in_its_name(make_video, workspace):
+    data = workspace({"frames.shards": 1}) / "data" / "activitynet"
+    good = make_video("a.mp4").read_bytes()
+    write_videos(data, {"v_a": good}, named=["v_a"])
+    (data / "videos/v_a.mp4").write_bytes(good[:-1] + b"?")
+    with pytest.raises(ValueError, match=r"videos/v_a.mp4 is not the file that the ledger knows; delete it, and fetch"):
+        stages.frames.main("activitynet")

@@ -66,9 +66,14 @@ class Project:
 
     def dvc(self, *arguments: str) -> str:
         """Standard output; fails with everything that was printed."""
+        done = self.run(*arguments)
+        assert done.returncode == 0, f"dvc {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         names = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        done = subprocess.run(
+        return subprocess.run(
             [sys.executable, "-m", "dvc", *arguments],
             cwd=self.folder,
             capture_output=True,
@@ -76,8 +81,6 @@ class Project:
             # One thread each: torch's threads of two runs at once would mostly wait for one another.
             env={**os.environ, **names, "PATH": path, "OMP_NUM_THREADS": "1"},
         )
-        assert done.returncode == 0, f"dvc {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
 
     def metrics(self) -> dict[str, float]:
         return json.loads((self.folder / "metrics/captions.json").read_text())
@@ -151,3 +154,18 @@ def test_plots_of_the_losses_can_be_shown(project):
     page = (project.folder / "plots/index.html").read_text()
     for curve in ("train/loss", "val/loss"):
         assert curve in page
+
+
+def test_videos_are_needed_only_to_sample_them_and_the_message_says_how_to_fetch_them(project):
+    frames = project.folder / "data/activitynet/frames"
+    before = {path.name: path.read_bytes() for path in frames.iterdir()}
+    shutil.rmtree(project.folder / "data/activitynet/videos")
+    assert "Data and pipelines are up to date." in project.dvc("repro")
+
+    (frames / "shard-00000.parquet").unlink()
+    done = project.run("repro", "frames@activitynet")
+    said = re.search(r"[1-9] are absent from data/activitynet/videos, .*; fetch .*with: dvc (.*)$", done.stderr, re.M)
+    assert done.returncode and said, done.stderr
+    assert ran(project.dvc(*said[1].split())) == ["download@activitynet"]
+    assert ran(project.dvc("repro")) == ["frames@activitynet"]
+    assert before == {path.name: path.read_bytes() for path in frames.iterdir()}
