@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import shards
 from pipeline.compare import read_scores
-from pipeline.frames import frames_of_segment
+from pipeline.sequences import frames_of_segment
 from pipeline.shapes.grammar import read_facts
 
 FRAMES = Path("data/activitynet/frames")

@@ -4,13 +4,17 @@ Frame i is the picture on screen i / fps seconds after the start: the last sourc
 ffmpeg's `fps` filter gives exactly that with `round=up` (a source frame begins to count at the first tick not
 before its time) and `start_time=0` (the first one also stands for what is before it), for any source rate and for
 variable rates: tests/test_frames.py compares with decoding every frame and choosing by time.
+
+ffmpeg need not decode all it reads (pipeline/packets.py): where that is certain beforehand, the same command gets a
+filter in front of its decoder. The pictures are the same, byte for byte, so nothing that is kept says which it was.
 """
 
 import hashlib
+import mmap
 import re
 import subprocess
 import tempfile
-from bisect import bisect_left, bisect_right
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,15 +23,16 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ffmpeg
 import imageio_ffmpeg
+import numpy as np
 import pyarrow as pa
 
-from pipeline import media
+from pipeline import media, packets
 from pipeline.imports import code_fingerprint
-from pipeline.safety import FORMATS, MAX_FRAME_PX, PROTOCOLS
+from pipeline.safety import FORMATS, MAX_FRAME_PX, MAX_PICTURES_BYTES, MAX_VIDEO_S, PROTOCOLS, decoding_limit_s
 
 SCHEMA = pa.schema(
     [
@@ -68,7 +73,7 @@ class Sampled:
     """
 
     video_id: str
-    jpegs: list[bytes]
+    jpegs: Sequence[bytes]
     reason: str | None = None
     final: bool = True
 
@@ -86,14 +91,20 @@ def sample(source: Source, sampling: Sampling) -> Sampled:
 
 
 def _sample_file(source: Source, sampling: Sampling) -> Sampled:
-    limit_s = max(300.0, 4 * (source.duration_s or 0))
-    command = _frames_of(source, sampling, "pipe:", format="image2pipe")
+    if not source.path.is_file():  # a pipe that nobody writes to would be waited for
+        return Sampled(source.video_id, [], "no frame decodes (not a file)")
+    if (source.duration_s or 0) > MAX_VIDEO_S:
+        return Sampled(source.video_id, [], f"longer than {MAX_VIDEO_S // 3600} hours")
+    limit_s = decoding_limit_s(source.duration_s, source.path.stat().st_size)
+    deadline = time.monotonic() + limit_s
     try:
-        done = _run(command, limit_s)
+        if source.duration_s is not None:
+            found = _sample_thinned(source, sampling, deadline)
+            if found:
+                return found
+        return _sample(source, sampling, deadline)[0]
     except subprocess.TimeoutExpired:
         return Sampled(source.video_id, [], f"decoding took longer than {limit_s:.0f} s", final=False)
-    jpegs = list(split_jpegs(done.stdout))
-    return Sampled(source.video_id, jpegs, _reason(source, len(jpegs) / sampling.fps, done.stderr))
 
 
 def sample_pictures(sources: Sequence[Source], sampling: Sampling) -> list[Sampled]:
@@ -103,7 +114,7 @@ def sample_pictures(sources: Sequence[Source], sampling: Sampling) -> list[Sampl
         try:
             local = [replace(source, path=stack.enter_context(media.local(source.path))) for source in sources]
             outputs = [
-                _frames_of(source, sampling, f"file:{file}", format="image2pipe", **{"frames:v": 1})
+                _jpegs_of(_pictures_of(source, sampling), sampling, f"file:{file}", **{"frames:v": 1})
                 for source, file in zip(local, files, strict=True)
             ]
             done = _run(ffmpeg.merge_outputs(*outputs), 300)
@@ -134,12 +145,13 @@ def sample_all(sources: Iterable[Source], sampling: Sampling, *, workers: int) -
 
 def to_table(sampled: Sampled, *, fps: float) -> pa.Table:
     count, step_s = len(sampled.jpegs), 1 / _rate(fps)
+    jpegs = sampled.jpegs
     return pa.table(
         [
             pa.array([sampled.video_id] * count, pa.string()),
             pa.array(range(count), pa.int32()),
             pa.array([float(i * step_s) for i in range(count)], pa.float64()),
-            pa.array(sampled.jpegs, pa.binary()),
+            jpegs.column() if isinstance(jpegs, Jpegs) else pa.array(jpegs, pa.binary()),
         ],
         schema=SCHEMA,
     )
@@ -155,37 +167,51 @@ def ffmpeg_version() -> str:
     return str(imageio_ffmpeg.get_ffmpeg_version())
 
 
-def frames_of_segment(start_s: float, end_s: float, timestamps: Sequence[float]) -> range:
-    """Indices into `timestamps` (seconds, ascending) of the frames with start_s <= t < end_s.
-
-    A segment between two frames gets the one on screen at start_s. Raises ValueError if there are no frames at all.
-    """
-    if len(timestamps) == 0:
-        raise ValueError(f"no frames for the segment [{start_s}, {end_s}) s: its video has none")
-    first, end = bisect_left(timestamps, start_s), bisect_left(timestamps, end_s)
-    if first < end:
-        return range(first, end)
-    on_screen = max(0, bisect_right(timestamps, start_s) - 1)
-    return range(on_screen, on_screen + 1)
-
-
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 # Ends the coded picture data: a marker that is neither a stuffed 0xFF (00), nor a restart, nor fill (FF).
 _MARKER_AFTER_DATA = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
-def split_jpegs(stream: bytes) -> Iterator[bytes]:
+class Jpegs(Sequence[bytes]):
     """The JPEG files of a concatenation of them; an incomplete last one is left out.
 
-    Walks the markers (ITU-T T.81, annex B): the bytes of an end marker may also occur inside a segment.
+    Those of a video of hours are many: they stay in ffmpeg's output, which is a mapped file and takes no memory.
     """
-    start = 0
-    while (end := _end_of_jpeg(stream, start)) is not None:
-        yield stream[start:end]
-        start = end
+
+    def __init__(self, stream: bytes | mmap.mmap) -> None:
+        self._stream = stream
+        self._ends = [0]
+        while (end := _end_of_jpeg(stream, self._ends[-1])) is not None:
+            self._ends.append(end)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        i = range(len(self))[index]
+        return self._stream[self._ends[i] : self._ends[i + 1]]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(bytes.__eq__, self, other))
+
+    def column(self) -> pa.ChunkedArray:
+        """binary, without a copy."""
+        data, parts = pa.py_buffer(self._stream), []
+        for first in range(0, len(self), _CHUNK_ROWS):
+            ends = np.array(self._ends[first : first + _CHUNK_ROWS + 1])
+            offsets = pa.py_buffer((ends - ends[0]).astype(np.int32))
+            buffers = [None, offsets, data.slice(int(ends[0]), int(ends[-1] - ends[0]))]
+            parts.append(pa.Array.from_buffers(pa.binary(), len(ends) - 1, buffers))
+        return pa.chunked_array(parts, pa.binary())
 
 
-def _end_of_jpeg(stream: bytes, start: int) -> int | None:
+_CHUNK_ROWS = 4096  # Arrow counts the bytes of a chunk in 32 bits
+
+
+def _end_of_jpeg(stream: bytes | mmap.mmap, start: int) -> int | None:
+    """Walks the markers (ITU-T T.81, annex B): the bytes of an end marker may also occur inside a segment."""
     if start == len(stream):
         return None
     assert stream[start : start + 2] in (b"\xff\xd8", b"\xff"), f"no JPEG at byte {start} of ffmpeg's output"
@@ -215,8 +241,51 @@ def _batches(sources: Iterable[Source]) -> Iterator[list[Source]]:
             yield batch
 
 
-def _frames_of(source: Source, sampling: Sampling, target: str, **options: str | int) -> Any:
-    """The ffmpeg-python node that writes a video's frames to `target`, one JPEG after the other."""
+def _sample_thinned(source: Source, sampling: Sampling, deadline: float) -> Sampled | None:
+    """`_sample` without decoding what need not be; None where that cannot be told, or went wrong in any way."""
+    unneeded = packets.unneeded(source.path, _rate(sampling.fps), deadline=deadline)
+    if not any(unneeded):
+        return None
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write(packets.drop_filter(unneeded))  # too long for a command line
+        file.flush()
+        found, is_clean = _sample(source, sampling, deadline, **{"/bsf:V:0": file.name})
+    return found if is_clean else None
+
+
+def _sample(source: Source, sampling: Sampling, deadline: float, **input_options: str) -> tuple[Sampled, bool]:
+    """The frames, and whether ffmpeg had no complaint. subprocess.TimeoutExpired at the deadline (time.monotonic)."""
+    most = int(MAX_VIDEO_S * sampling.fps)
+    limits: dict[str, Any] = {"frames:v": most + 1, "fs": MAX_PICTURES_BYTES}
+    command = _jpegs_of(_pictures_of(source, sampling, **input_options), sampling, "pipe:", **limits)
+    with tempfile.TemporaryFile() as pictures:
+        done = _run(command, deadline - time.monotonic(), stdout=pictures)
+        size = pictures.seek(0, 2)
+        jpegs = Jpegs(mmap.mmap(pictures.fileno(), 0, access=mmap.ACCESS_READ) if size else b"")
+    if len(jpegs) > most:
+        return Sampled(source.video_id, [], f"longer than {MAX_VIDEO_S // 3600} hours"), False
+    if size >= MAX_PICTURES_BYTES:
+        return Sampled(source.video_id, [], f"pictures of more than {MAX_PICTURES_BYTES >> 30} GiB"), False
+    reason = _reason(source, len(jpegs) / sampling.fps, done.stderr)
+    return Sampled(source.video_id, jpegs, reason), done.returncode == 0 and not done.stderr
+
+
+def _jpegs_of(picture_stream: Any, sampling: Sampling, target: str, **options: Any) -> Any:
+    """The ffmpeg-python node that writes pictures to `target`, one JPEG after the other."""
+    return picture_stream.output(
+        target,
+        format="image2pipe",
+        vcodec="mjpeg",
+        qscale=sampling.jpeg_quality,
+        pix_fmt="yuvj420p",
+        fps_mode="passthrough",
+        threads=1,
+        **options,
+    )
+
+
+def _pictures_of(source: Source, sampling: Sampling, **input_options: str) -> Any:
+    """The ffmpeg-python stream of a video's frames, scaled."""
     return (
         ffmpeg.input(
             f"file:{source.path.resolve()}",
@@ -225,26 +294,29 @@ def _frames_of(source: Source, sampling: Sampling, target: str, **options: str |
             max_pixels=MAX_FRAME_PX,
             threads=1,
             reinit_filter=0,  # where the size changes in the middle, `fps` would begin again
+            **input_options,
         )["V:0"]  # capital V: the first video stream that is not a song's cover
         .filter("fps", fps=_rate(sampling.fps), round="up", start_time=0)
         .filter("scale", w=_side("iw", "sar", sampling), h=_side("ih", "1/sar", sampling), flags="bicubic")
         .filter("setsar", 1)
-        .output(
-            target,
-            vcodec="mjpeg",
-            qscale=sampling.jpeg_quality,
-            pix_fmt="yuvj420p",
-            fps_mode="passthrough",
-            threads=1,
-            **options,
-        )
     )
 
 
-def _run(command: Any, limit_s: float) -> "subprocess.CompletedProcess[bytes]":
+def _run(
+    command: Any, limit_s: float, stdout: IO[bytes] | int = subprocess.DEVNULL
+) -> "subprocess.CompletedProcess[bytes]":
     command = command.global_args("-nostdin", "-v", "error", "-filter_threads", "1")
     arguments = ffmpeg.compile(command, cmd=imageio_ffmpeg.get_ffmpeg_exe())
-    return subprocess.run(arguments, stdin=subprocess.DEVNULL, capture_output=True, timeout=limit_s, check=False)
+    with tempfile.TemporaryFile() as said:  # of a broken video, megabytes
+        done = subprocess.run(
+            arguments, stdin=subprocess.DEVNULL, stdout=stdout, stderr=said, timeout=limit_s, check=False
+        )
+        said.seek(0)
+        done.stderr = said.read(_READ_BYTES)
+    return done
+
+
+_READ_BYTES = 10_000  # of ffmpeg's messages; the first line is shown
 
 
 def _rate(fps: float) -> Fraction:

@@ -201,6 +201,8 @@ def _probe(path: Path) -> tuple[Status, str | None, float | None]:
             video = next((one for one in container.streams.video if not _is_cover(one)), None)
             if video is None:
                 return "corrupt", "no video stream", None
+            if video.codec_context is None:
+                return "corrupt", "pictures in a code that nobody knows", None
             if video.width * video.height > MAX_FRAME_PX:
                 return "corrupt", f"frames of {video.width}x{video.height} are too large", None
             video.thread_type = "NONE"  # to open 20,000 videos, threads cost more than they give

@@ -7,6 +7,7 @@ What a sequence is depends on what the model sees: one frame (no memory), the fr
 (scope segment), or a video up to the end of its last segment (scope video).
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from pipeline.annotations import Segment
 from pipeline.embeddings import Rows, VideoEmbeddings
-from pipeline.frames import frames_of_segment
 from pipeline.memory import Moments
 
 
@@ -95,6 +95,20 @@ def make_examples(
             last = 0 if averaged else len(seen) - 1
             examples.append(Example(video.embeddings, seen, averaged, (Target(target.segment, 0, last),)))
     return examples
+
+
+def frames_of_segment(start_s: float, end_s: float, timestamps: Sequence[float]) -> range:
+    """Indices into `timestamps` (seconds, ascending) of the frames with start_s <= t < end_s.
+
+    A segment between two frames gets the one on screen at start_s. Raises ValueError if there are no frames at all.
+    """
+    if len(timestamps) == 0:
+        raise ValueError(f"no frames for the segment [{start_s}, {end_s}) s: its video has none")
+    first, end = bisect_left(timestamps, start_s), bisect_left(timestamps, end_s)
+    if first < end:
+        return range(first, end)
+    on_screen = max(0, bisect_right(timestamps, start_s) - 1)
+    return range(on_screen, on_screen + 1)
 
 
 def frames_seen(frames: range, which: str | None) -> range:

@@ -40,7 +40,7 @@ def main(dataset: str) -> None:
         device = choose_device(params.device)
         loaded = encoder.load_encoder(ENCODER, device=device, dtype=choose_dtype(params.embed.precision, device))
         there = [video_id for video_id in video_ids if frames[video_id].rows]
-        videos = ((table.drop_columns("jpeg"), table["jpeg"].to_pylist()) for _, table in shards.iterate(folder, there))
+        videos = ((table.drop_columns("jpeg"), table["jpeg"]) for _, table in shards.iterate(folder, there))
         embedded = loaded.embed_videos(videos, batch_size=params.embed.batch_size)
         rows = sum(frames[video_id].rows for video_id in there)
         with tqdm(total=rows, desc=f"embed {dataset}", unit="frame", unit_scale=True, smoothing=0.05) as bar:

@@ -15,7 +15,7 @@ from PIL import Image
 import stages.frames
 from pipeline import annotations, frames, ledger, shards
 from pipeline.annotations import Segment
-from pipeline.frames import Sampled, Sampling, Source, frames_of_segment, sample
+from pipeline.frames import Sampled, Sampling, Source, sample
 
 WHOLE = Sampling(fps=5, short_side_px=10_000, jpeg_quality=2)  # nothing is scaled, little is lost
 SMALL = Sampling(fps=5, short_side_px=32, jpeg_quality=3)
@@ -170,15 +170,7 @@ def test_a_video_that_takes_too_long_is_tried_again_next_time(make_video, monkey
 
     monkeypatch.setattr(frames.subprocess, "run", never_ends)
     found = sample(Source("v", make_video("a.mp4"), 200.0), SMALL)
-    assert found == Sampled("v", [], "decoding took longer than 800 s", final=False)
-
-
-def test_a_playlist_posing_as_a_video_is_not_followed(make_video, tmp_path):
-    posing = tmp_path / "posing.mp4"
-    for text in ("#EXTM3U\n#EXTINF:2,\n{}\n#EXT-X-ENDLIST\n", "ffconcat version 1.0\nfile '{}'\n"):
-        posing.write_text(text.format(make_video(*VIDEOS["a start far from zero"])))
-        found = sample(Source("v", posing, None), SMALL)
-        assert found.jpegs == [] and found.reason and found.reason.startswith("no frame decodes (")
+    assert found == Sampled("v", [], "decoding took longer than 300 s", final=False)
 
 
 def test_a_change_of_size_in_the_middle_does_not_lose_the_time(make_video, tmp_path):
@@ -202,29 +194,16 @@ def test_jpegs_are_split_at_their_ends_not_at_bytes_that_look_like_ends():
         noise.save(file, "JPEG", quality=95, comment=thumbnail.getvalue(), restart_marker_blocks=restart)
         jpegs.append(file.getvalue())
     assert jpegs[0].count(b"\xff\xd9") > 1
-    assert list(frames.split_jpegs(b"".join(jpegs))) == jpegs
+    assert list(frames.Jpegs(b"".join(jpegs))) == jpegs
     for missing in (1, 2, 500, len(jpegs[1]) - 1, len(jpegs[1]) - 3, len(jpegs[1]) - 60):
-        assert list(frames.split_jpegs(b"".join(jpegs)[:-missing])) == jpegs[:1]
+        assert list(frames.Jpegs(b"".join(jpegs)[:-missing])) == jpegs[:1]
     with pytest.raises(AssertionError, match="no JPEG at byte"):
-        list(frames.split_jpegs(jpegs[0] + b"not a JPEG"))
+        list(frames.Jpegs(jpegs[0] + b"not a JPEG"))
 
 
 def test_timestamps_do_not_drift():
     table = frames.to_table(Sampled("v", [b""] * 16_000), fps=5)
     assert table["timestamp_s"].to_pylist() == [i / 5 for i in range(16_000)]
-
-
-def test_a_segment_takes_the_frames_that_begin_in_it():
-    times = [0.0, 0.2, 0.4, 0.6]
-    assert list(frames_of_segment(0.2, 0.6, times)) == [1, 2]
-    assert list(frames_of_segment(0.0, 9.0, times)) == [0, 1, 2, 3]
-    assert list(frames_of_segment(0.0, 9.0, np.array(times))) == [0, 1, 2, 3]
-    assert list(frames_of_segment(0.25, 0.35, times)) == [1]  # between two frames: the one on screen
-    assert list(frames_of_segment(0.4, 0.4, times)) == [2]
-    assert list(frames_of_segment(5.0, 9.0, times)) == [3]  # past the last: it stays on screen
-    assert list(frames_of_segment(0.0, 1.0, [0.5])) == [0]
-    with pytest.raises(ValueError, match=r"no frames for the segment \[1.0, 2.0\) s: its video has none"):
-        frames_of_segment(1.0, 2.0, [])
 
 
 def test_a_fingerprint_changes_with_the_file_and_the_sampling():

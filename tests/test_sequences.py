@@ -3,7 +3,7 @@ import pytest
 
 from pipeline.annotations import Segment
 from pipeline.embeddings import VideoEmbeddings
-from pipeline.sequences import collate, frames_seen, make_examples, pad_tokens, plan_batches
+from pipeline.sequences import collate, frames_of_segment, frames_seen, make_examples, pad_tokens, plan_batches
 
 
 def segment(name: str, start_s: float, end_s: float, video_id: str = "v", split: str = "train") -> Segment:
@@ -16,6 +16,19 @@ def video(frames: int) -> VideoEmbeddings:
 
 
 SEGMENTS = [segment("a", 0, 1), segment("b", 1, 2), segment("c", 0.4, 1.4)]
+
+
+def test_a_segment_takes_the_frames_that_begin_in_it():
+    times = [0.0, 0.2, 0.4, 0.6]
+    assert list(frames_of_segment(0.2, 0.6, times)) == [1, 2]
+    assert list(frames_of_segment(0.0, 9.0, times)) == [0, 1, 2, 3]
+    assert list(frames_of_segment(0.0, 9.0, np.array(times))) == [0, 1, 2, 3]
+    assert list(frames_of_segment(0.25, 0.35, times)) == [1]  # between two frames: the one on screen
+    assert list(frames_of_segment(0.4, 0.4, times)) == [2]
+    assert list(frames_of_segment(5.0, 9.0, times)) == [3]  # past the last: it stays on screen
+    assert list(frames_of_segment(0.0, 1.0, [0.5])) == [0]
+    with pytest.raises(ValueError, match=r"no frames for the segment \[1.0, 2.0\) s: its video has none"):
+        frames_of_segment(1.0, 2.0, [])
 
 
 def test_with_scope_video_a_sequence_runs_to_the_end_of_the_last_segment():

@@ -1,0 +1,153 @@
+"""What sampling frames costs beside merely decoding: CPU seconds of this process and of ffmpeg.
+
+    python -m bench.frames [--seconds 60] [--rounds 5] [--short-side 224] [--videos FOLDER]
+
+Makes H.264 files of 640x360 with x264's defaults (3 B-frames, the middle one referred to by the others): a zoom into
+the Mandelbrot set, moving test pictures, and both with noise; or, with `--videos`, the videos of that folder scaled and
+cropped to 640x360 and repeated. Every round measures each way once, one right after the other:
+
+    decode     ffmpeg -i FILE -f null, one thread: nothing is kept
+    scale      the same with the stage's filters: fps=5, scaled, and thrown away
+    plain      fps=5, scaled, as JPEG
+    frames     the stage's own: pipeline.frames.sample_all, which leaves out packets that no frame needs
+
+A ratio is the median over rounds of what the way took over what `decode` took in the same round. The machine need not
+be quiet, but ratios then scatter. `plain` and `frames` must give the same bytes, or the exit status is 1.
+
+Prints a table and, as its last line, JSON.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+import imageio_ffmpeg
+
+from pipeline import frames, packets
+from pipeline.cores import cores
+from pipeline.frames import Sampled, Sampling, Source
+
+SIZE = "640x360"
+MADE_UP = {
+    "mandelbrot": f"mandelbrot=s={SIZE}:r=25:maxiter=500:end_scale=0.0001",
+    "testsrc2": f"testsrc2=s={SIZE}:r=30000/1001",
+    "mandelbrot with noise": f"mandelbrot=s={SIZE}:r=24:end_scale=0.01,noise=alls=8:allf=t",
+    "testsrc2 with noise": f"testsrc2=s={SIZE}:r=25,noise=alls=8:allf=t",
+}
+CROP = "scale={w}:{h}:force_original_aspect_ratio=increase,crop={w}:{h},setsar=1"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.frames")
+    parser.add_argument("--seconds", type=float, default=60, help="length of each file")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--short-side", type=int, default=224)
+    parser.add_argument("--videos", type=Path, help="a folder of videos to use instead of made-up pictures")
+    asked = parser.parse_args()
+    sampling = Sampling(fps=5, short_side_px=asked.short_side, jpeg_quality=3)
+    with TemporaryDirectory() as folder:
+        paths = make(Path(folder), asked.seconds, asked.videos)
+        sources = [Source(path.stem, path, asked.seconds) for path in paths]
+        ways: dict[str, Callable[[], object]] = {
+            "decode": lambda: decode(paths),
+            "scale": lambda: scale(sources, sampling),
+            "plain": lambda: plain(sources, sampling),
+            "frames": lambda: sample(sources, sampling),
+        }
+        if sample(sources, sampling) != plain(sources, sampling):
+            sys.exit("bench.frames: not the same pictures")
+        taken: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(asked.rounds):
+            for name, way in ways.items():
+                before = cpu_s()
+                way()
+                taken[name].append(cpu_s() - before)
+        left_out = [packets.unneeded(path, Fraction(5), deadline=time.monotonic() + 60) for path in paths]
+
+    ratios = {
+        name: statistics.median(own / decode for own, decode in zip(times, taken["decode"], strict=True))
+        for name, times in taken.items()
+    }
+    print(f"{'':<10}{'CPU s':>10}{'x decode':>10}{'from':>8}{'to':>8}")
+    for name, times in taken.items():
+        each = [own / decode for own, decode in zip(times, taken["decode"], strict=True)]
+        print(f"{name:<10}{statistics.median(times):>10.2f}{ratios[name]:>10.2f}{min(each):>8.2f}{max(each):>8.2f}")
+    figures = {
+        "files": len(paths),
+        "seconds_each": asked.seconds,
+        "short_side_px": asked.short_side,
+        "rounds": asked.rounds,
+        "packets_left_out": round(sum(map(sum, left_out)) / max(1, sum(map(len, left_out))), 3),
+        "cpu_s": {name: round(statistics.median(times), 3) for name, times in taken.items()},
+        "times_decode": {name: round(ratio, 3) for name, ratio in ratios.items()},
+    }
+    print(json.dumps(figures))
+
+
+def make(folder: Path, seconds: float, videos: Path | None, rate: float | None = None) -> list[Path]:
+    """Videos of so many seconds, at one rate or at their own."""
+    width, height = SIZE.split("x")
+    length = ("-t", str(seconds), *(() if rate is None else ("-r", str(rate))))
+    inputs: list[tuple[str, tuple[str, ...]]]
+    if videos is None:
+        inputs = [(name, ("-f", "lavfi", "-i", source)) for name, source in MADE_UP.items()]
+    else:
+        crop = CROP.format(w=width, h=height)
+        inputs = [
+            (path.stem, ("-stream_loop", "-1", "-i", str(path), "-vf", crop)) for path in sorted(videos.iterdir())
+        ]
+    paths = []
+    for name, source in inputs:
+        path = folder / f"{name}.mp4"
+        try:
+            run(*source, *length, "-an", "-pix_fmt", "yuv420p", "-c:v", "libx264", str(path))
+        except subprocess.CalledProcessError:
+            print(f"{name}: not used, ffmpeg cannot read it", file=sys.stderr)
+            continue
+        paths.append(path)
+    return paths
+
+
+def run(*arguments: str) -> None:
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    subprocess.run([ffmpeg, "-v", "error", "-nostdin", "-y", "-threads", "1", *arguments], check=True)
+
+
+def decode(paths: list[Path]) -> None:
+    for path in paths:
+        run("-i", str(path), "-f", "null", "-")
+
+
+def scale(sources: list[Source], sampling: Sampling) -> None:
+    """The stage's plain command, but the pictures are thrown away before they are coded."""
+    for source in sources:
+        pictures = frames._pictures_of(source, sampling)
+        frames._run(pictures.output("-", format="null", pix_fmt="yuvj420p", fps_mode="passthrough"), 3600)
+
+
+def sample(sources: list[Source], sampling: Sampling) -> list[Sampled]:
+    return list(frames.sample_all(sources, sampling, workers=cores()))
+
+
+def plain(sources: list[Source], sampling: Sampling) -> list[Sampled]:
+    with patch.object(packets, "unneeded", lambda *_, **__: []):
+        return sample(sources, sampling)
+
+
+def cpu_s() -> float:
+    """User and system seconds so far, of this process and the finished ones that it started."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+if __name__ == "__main__":
+    main()

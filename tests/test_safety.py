@@ -1,0 +1,118 @@
+"""Files made to do harm, tried on the two that look into files from anywhere: download's probe and `frames`."""
+
+import os
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+from conftest import run_ffmpeg
+
+from pipeline import frames, ledger, packets
+from pipeline.frames import Sampled, Sampling, Source
+
+SAMPLING = Sampling(fps=5, short_side_px=32, jpeg_quality=3)
+
+
+def sample(path: Path, claimed_s: float | None = 2.0) -> Sampled:
+    """As of a file whose header claims so many seconds."""
+    return frames.sample(Source("v", path, claimed_s), SAMPLING)
+
+
+@pytest.fixture
+def secret(tmp_path) -> Path:
+    """What an attack is after: a local file. Its pictures would come out."""
+    path = tmp_path / "secret.ts"
+    run_ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=2", "-bf", "3", str(path))
+    return path
+
+
+PLAYLISTS = {
+    "hls": "#EXTM3U\n#EXTINF:2,\n{}\n#EXT-X-ENDLIST\n",
+    "hls with a space first": "\n#EXTM3U\n#EXTINF:2,\nfile://{}\n#EXT-X-ENDLIST\n",
+    "concat": "ffconcat version 1.0\nfile '{}'\n",
+    "dash": '<?xml version="1.0"?><MPD type="static"><Period><AdaptationSet><Representation mimeType="video/mp2t">'
+    "<BaseURL>{}</BaseURL></Representation></AdaptationSet></Period></MPD>",
+    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns={}\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+}
+
+
+@pytest.mark.parametrize("kind", PLAYLISTS)
+@pytest.mark.parametrize("suffix", [".mp4", ".jpg"])
+def test_a_playlist_posing_as_a_video_reads_no_other_file(secret, tmp_path, kind, suffix):
+    posing = tmp_path / f"posing{suffix}"
+    posing.write_text(PLAYLISTS[kind].format(secret))
+    assert ledger.examine("v", posing).status == "corrupt"
+    assert packets.unneeded(posing, frames._rate(5), deadline=time.monotonic() + 60) == []
+    found = sample(posing)
+    assert found.jpegs == [] and found.reason and found.reason.startswith("no frame decodes (")
+
+
+def png(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("side", [100_000, 20_000])
+def test_a_header_of_100000_by_100000_pixels_gets_no_memory(tmp_path, side):
+    path = tmp_path / "huge.png"
+    path.write_bytes(png(side, side))
+    assert ledger.examine("v", path).status == "corrupt"
+    assert sample(path, None) == Sampled("v", [], f"no frame decodes (Picture size {side}x{side} is invalid)")
+
+
+@pytest.fixture(scope="module")
+def bomb(tmp_path_factory) -> Path:
+    """Two noisy pictures of 1080p, the second one ten hours after the first: at 5 frames a second, 180,000."""
+    path = tmp_path_factory.mktemp("bomb") / "bomb.mp4"
+    noise = "color=gray:s=1920x1080:r=1:d=2,noise=alls=60,setpts=N*36000/TB"
+    run_ffmpeg("-f", "lavfi", "-i", noise, "-fps_mode", "passthrough", "-crf", "40", "-preset", "ultrafast", str(path))
+    return path
+
+
+def test_a_decompression_bomb_ends_with_its_time(bomb, monkeypatch):
+    assert bomb.stat().st_size < 1_000_000
+    monkeypatch.setattr(frames, "decoding_limit_s", lambda *_: 1.0)
+    started = time.monotonic()
+    found = sample(bomb, ledger.examine("v", bomb).duration_s)
+    assert found == Sampled("v", [], "decoding took longer than 1 s", final=False)
+    assert time.monotonic() - started < 10
+
+
+def test_a_header_is_not_believed_how_long_it_may_take(bomb):
+    size = bomb.stat().st_size
+    assert frames.decoding_limit_s(1e9, size) < 400
+    assert frames.decoding_limit_s(7200, 300_000_000) > 4 * 7200
+
+
+@pytest.mark.parametrize("claimed_s", [36_001.0, 2.0])
+def test_a_decompression_bomb_ends_at_the_longest_video(bomb, monkeypatch, claimed_s):
+    monkeypatch.setattr(frames, "MAX_VIDEO_S", 3600)
+    found = frames.sample(Source("v", bomb, claimed_s), Sampling(0.01, 32, 31))
+    assert found == Sampled("v", [], "longer than 1 hours")
+
+
+def test_a_decompression_bomb_ends_with_its_room(bomb, monkeypatch):
+    monkeypatch.setattr(frames, "MAX_PICTURES_BYTES", 1 << 20)
+    assert sample(bomb) == Sampled("v", [], "pictures of more than 0 GiB")
+
+
+def test_a_file_that_makes_ffmpeg_wait_is_not_opened(tmp_path):
+    pipe = tmp_path / "endless.mp4"
+    os.mkfifo(pipe)
+    assert sample(pipe) == Sampled("v", [], "no frame decodes (not a file)")
+    assert sample(Path("/dev/zero")).jpegs == []
+
+
+def test_a_stream_in_an_unknown_code_is_corrupt(tmp_path):
+    path = tmp_path / "unknown.mp4"
+    run_ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1", str(path))
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    assert ledger.examine("v", path).reason == "pictures in a code that nobody knows"
+    assert sample(path).jpegs == []
