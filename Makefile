@@ -1,6 +1,7 @@
 # make demo      see it work: both variants on the built-in dataset, and what the memory changes
 # make ablation  what each setting of the memory does: 12 variants, 3 seeds each -> docs/results.md (36 trainings)
 # make retry     download again what failed for a reason that can pass, and bring up to date what hangs on it
+# make app       caption your own videos on a page: open the address that it says (after make demo)
 # make test      check it: lint, types, tests
 # make lint      the first two of those
 # make lock      pin requirements*.txt anew from requirements*.in
@@ -8,7 +9,7 @@
 #
 # Each makes the environment it needs in .venv, from Python 3.11 or 3.12, and installs nothing outside this folder.
 
-.PHONY: help demo ablation retry test lint lock clean
+.PHONY: help demo ablation app retry test lint lock clean
 .DELETE_ON_ERROR:
 
 # The first Python that is new enough and can make environments (Debian's python3 without python3-venv cannot).
@@ -40,9 +41,10 @@ demo: .venv/installed
 	dvc exp run -n memory -S memory.enabled=true
 	dvc metrics diff baseline memory
 	python -m pipeline.compare baseline memory
+	python -m pipeline.report baseline memory
 	@echo
 	@echo 'Scores are in percent; "CIDEr.order" is CIDEr of the segments of kind "order" (README.md says what the kinds are).'
-	@echo 'Where to look next: data/captions.csv (what it said), metrics/segments.parquet (how right each caption is),'
+	@echo 'Where to look next: metrics/report.html (open it in a browser), data/captions.csv (what it said), metrics/segments.parquet (how right each caption is),'
 	@echo 'data/activitynet/videos (what it saw), params.yaml (every number; try: dvc exp run -S memory.k=32), and README.md.'
 	@echo 'dvc is in .venv/bin: source .venv/bin/activate'
 
@@ -54,6 +56,9 @@ retry: .venv/installed
 	@# DVC takes the stages for up to date: nothing changed here, but the network may have.
 	dvc repro --force --single-item download@coco download@activitynet
 	dvc repro
+
+app: .venv/installed
+	python -m pipeline.app
 
 test: lint
 	OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile
@@ -67,7 +72,7 @@ lint: .venv/installed-dev
 lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
 lock: .venv/bin/python
 	python -m pip install -q uv
-	for name in requirements requirements-dev; do \
+	for name in requirements requirements-dev requirements-ray requirements-s3; do \
 	    uv pip compile -q $$name.in -o $$name.txt --python-version 3.11 --universal \
 	        --override requirements-overrides.txt --no-emit-index-url --no-emit-find-links || exit 1; \
 	done

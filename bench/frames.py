@@ -130,7 +130,7 @@ def decode(paths: list[Path]) -> None:
 def scale(sources: list[Source], sampling: Sampling) -> None:
     """The stage's plain command, but the pictures are thrown away before they are coded."""
     for source in sources:
-        pictures = frames._pictures_of(source, sampling)
+        pictures = frames.pictures_of(f"file:{source.path.resolve()}", sampling)
         frames._run(pictures.output("-", format="null", pix_fmt="yuvj420p", fps_mode="passthrough"), 3600)
 
 

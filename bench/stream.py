@@ -50,11 +50,11 @@ def main() -> None:
         targets.append(Target(segment, start, start + SEGMENT - 1))
     batch = collate([Example(embeddings, range(frames), False, tuple(targets))])
     before, started = peak_mib(), time.perf_counter()
-    captions = caption_batch(captioner, tokenizer, batch, index=asked.index, **HOW)  # type: ignore[arg-type]
+    captions = caption_batch(captioner, tokenizer, batch, index=asked.index, **HOW)
     seconds = time.perf_counter() - started
     figures = {
         "frames": frames,
-        "frames_kept": captioner.config.memory.max_entries // captioner.mapper.config.tokens,
+        "frames_kept": captioner.config.memory.capacity(captioner.mapper.config.tokens),
         "captions": len(captions),
         "frames_per_s": round(frames / seconds),
         "growth_mib": round(peak_mib() - before),
@@ -66,9 +66,9 @@ def main() -> None:
     same = 0
     for example in examples:
         batch = collate([example])
-        whole = caption_batch(captioner, tokenizer, batch, index="exact", **HOW)  # type: ignore[arg-type]
+        whole = caption_batch(captioner, tokenizer, batch, index="exact", **HOW)
         held, captioning.holds = captioning.holds, lambda *_: False
-        streamed = caption_batch(captioner, tokenizer, batch, index=asked.index, **HOW)  # type: ignore[arg-type]
+        streamed = caption_batch(captioner, tokenizer, batch, index=asked.index, **HOW)
         captioning.holds = held
         same += sum(streamed[segment].caption == whole[segment].caption for segment in whole)
     figures |= {"test_segments": sum(len(example.targets) for example in examples), "same_captions": same}

@@ -18,7 +18,7 @@ from pipeline.mapper import Mapper, MapperConfig, TransformerMapper, build_mappe
 from pipeline.memory import MemoryConfig, Moments
 
 WEIGHTS_FILE = "mapper.safetensors"
-CONFIG_FILE = "captioner.json"
+CONFIG_FILE = "config.json"
 DECODER_FOLDER = "decoder"  # only there if the decoder was trained too
 
 

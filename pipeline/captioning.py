@@ -3,7 +3,7 @@
 S segments   P prefix tokens   D width of the decoder
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,23 +11,45 @@ from torch import Tensor
 
 from pipeline.beam import beam_search
 from pipeline.captioner import Captioner
-from pipeline.mapper import TransformerMapper
-from pipeline.memory import Moments
+from pipeline.captions import Retrieved
+from pipeline.mapper import Recalled, TransformerMapper
+from pipeline.memory import MemoryConfig, Moments
 from pipeline.sequences import Batch, pad_tokens
-from pipeline.streaming import stream_prefixes
+from pipeline.streaming import stream_segments
+
+MOST_RETRIEVED = 16  # frames of a head that are told: those that it attends to most
 
 
 @dataclass(frozen=True)
 class Generated:
     caption: str
     log_prob: float  # of the caption and its end, nats
+    retrieved: tuple[Retrieved, ...] = ()  # by layer, head, and weight, the greatest first
 
 
 @torch.inference_mode()
 def caption_batch(
+    captioner: Captioner, tokenizer: Any, batch: Batch, *, index: str, **how: Any
+) -> dict[str, Generated]:
+    """Captions of a batch's segments by segment_id.
+
+    Args:
+        index: of the memory: exact | approximate.
+        how: as for `caption_prefixes`.
+    """
+    prefixes, retrieved = recall(captioner, batch, index)
+    said = caption_prefixes(captioner, tokenizer, prefixes, **how)
+    return {
+        segment.segment_id: replace(one, retrieved=seen)
+        for segment, one, seen in zip(batch.segments, said, retrieved, strict=True)
+    }
+
+
+@torch.inference_mode()
+def caption_prefixes(
     captioner: Captioner,
     tokenizer: Any,
-    batch: Batch,
+    prefixes: Tensor,
     *,
     method: str,
     beams: int,
@@ -35,16 +57,13 @@ def caption_batch(
     top_p: float,
     max_tokens: int,
     length_penalty: float,
-    index: str,
-) -> dict[str, Generated]:
-    """Captions of a batch's segments by segment_id.
+) -> list[Generated]:
+    """A caption for each prefix [S, P, D].
 
     Args:
         method: beam (beams, length_penalty) | sample (temperature, top_p).
         max_tokens: of a caption, its end included.
-        index: of the memory: exact | approximate.
     """
-    prefixes = prefixes_of(captioner, batch, index)
     given, end = prefixes.to(captioner.decoder.dtype), tokenizer.eos_token_id
     if method == "beam":
         captions = beam_search(
@@ -59,36 +78,51 @@ def caption_batch(
     # the end where max_tokens cut the caption off.
     tokens, lengths = pad_tokens([[*caption, end] for caption in captions])
     log_probs = captioner.token_log_probs(prefixes, tokens.to(prefixes.device), lengths.to(prefixes.device)).sum(-1)
-    return {
-        segment.segment_id: Generated(text, log_prob)
-        for segment, text, log_prob in zip(batch.segments, texts, log_probs.tolist(), strict=True)
-    }
+    return [Generated(text, log_prob) for text, log_prob in zip(texts, log_probs.tolist(), strict=True)]
 
 
-def prefixes_of(captioner: Captioner, batch: Batch, index: str) -> Tensor:
-    """Prefixes [S, P, D] of a batch's segments.
+def recall(captioner: Captioner, batch: Batch, index: str) -> tuple[Tensor, list[tuple[Retrieved, ...]]]:
+    """Prefixes [S, P, D] of a batch's segments, and what each retrieved from the memory.
 
     Sequences that the memory cannot hold whole are streamed, so that they take no more memory however long they are;
     all are, for an approximate index, which only streams have.
     """
     mapper = captioner.mapper
     if not isinstance(mapper, TransformerMapper) or mapper.memory is None:
-        return captioner.prefixes(batch.embeddings, batch.moments, batch.real)
-    if index == "exact" and holds(mapper, batch.embeddings.shape[1]):
-        return captioner.prefixes(batch.embeddings, batch.moments, batch.real)
-    prefixes = []
-    for embeddings, frame, start, real in zip(
-        batch.embeddings, batch.moments.frame, batch.moments.segment_start, batch.real, strict=True
-    ):
-        moments = Moments(frame[None, real], start[None, real])
-        prefixes.append(stream_prefixes(mapper, embeddings[None], moments, index=index)[0])
-    return torch.cat(prefixes)
+        return captioner.prefixes(batch.embeddings, batch.moments, batch.real), [()] * len(batch.segments)
+    prefixes: list[Tensor] = []
+    retrieved = []
+    if index == "exact" and holds(mapper.memory, mapper.config.tokens, batch.embeddings.shape[1]):
+        whole = mapper.recalled(batch.embeddings, batch.moments)
+        for b, r in batch.real.nonzero().tolist():
+            prefixes.append(whole.prefixes[b, r])
+            retrieved.append(most_retrieved(whole, b, r, int(batch.moments.frame[b, r]), batch.begins[b]))
+        return torch.stack(prefixes), retrieved
+    for b, real in enumerate(batch.real):
+        moments = Moments(batch.moments.frame[b : b + 1, real], batch.moments.segment_start[b : b + 1, real])
+        streamed = stream_segments(mapper, batch.embeddings[b : b + 1], moments, index=index)
+        for segment, frame in zip(streamed, moments.frame[0].tolist(), strict=True):
+            prefixes.append(segment.prefixes[0, 0])
+            retrieved.append(most_retrieved(segment, 0, 0, frame, batch.begins[b]))
+    return torch.stack(prefixes), retrieved
 
 
-def holds(mapper: TransformerMapper, frames: int) -> bool:
-    """Whether a memory holds so many frames at once."""
-    assert mapper.memory is not None
-    return frames * mapper.config.tokens <= mapper.memory.max_entries
+def holds(memory: MemoryConfig, tokens: int, frames: int) -> bool:
+    """Whether a memory holds so many frames, of so many tokens each, at once."""
+    return frames <= memory.capacity(tokens)
+
+
+def most_retrieved(recalled: Recalled, b: int, r: int, frame: int, begins: int) -> tuple[Retrieved, ...]:
+    """Of segment [b, r], which ends with `frame` of a sequence that begins with frame `begins` of its video."""
+    found = []
+    for layer, attended in sorted(recalled.attended.items()):
+        paid = attended[b, :, r, : frame - recalled.first]  # [H, T]; behind it is what other segments still saw
+        weights, frames = paid.topk(min(MOST_RETRIEVED, paid.shape[1]))
+        for head, of_head in enumerate(zip(weights.tolist(), frames.tolist(), strict=True), start=1):
+            for weight, at in zip(*of_head, strict=True):
+                if weight > 0:
+                    found.append(Retrieved(layer, head, begins + recalled.first + at, weight))
+    return tuple(found)
 
 
 def sample(

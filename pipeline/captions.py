@@ -1,14 +1,18 @@
-"""The table of captions, in the three forms people read: Parquet, CSV, and COCO results.
+"""The table of captions, in the three forms people read: Parquet, CSV, and COCO results; and what each retrieved.
 
-Columns: segment_id, video_id, split, start_s and end_s (seconds), caption, references (list of strings), log_prob
-(nats, of the caption and its end). Rows by video, then by place in it.
+Columns of captions: segment_id, video_id, split, start_s and end_s (seconds), caption, references (list of strings),
+log_prob (nats, of the caption and its end). Rows by video, then by place in it.
+
+Columns of what was retrieved: segment_id, layer and head (counted from 1), frame_index of an earlier frame of the
+video, weight (the part of the head's attention that it got). Rows in the captions' order, then by layer, head, weight.
 """
 
 import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +34,26 @@ SCHEMA = pa.schema(
     ]
 )
 
+RETRIEVED_SCHEMA = pa.schema(
+    [
+        ("segment_id", pa.string()),
+        ("layer", pa.int32()),
+        ("head", pa.int32()),
+        ("frame_index", pa.int32()),
+        ("weight", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """An earlier frame that a head of a memory layer attended to when a segment was captioned."""
+
+    layer: int  # counted from 1, as in memory.layers
+    head: int  # counted from 1
+    frame_index: int  # in the video
+    weight: float  # the part of the head's attention that it got, its mean over the last frame's tokens
+
 
 class Generated(Protocol):
     """A caption from a model. Not the captioner's own class: who reads captions should not have to load torch."""
@@ -40,9 +64,14 @@ class Generated(Protocol):
     @property
     def log_prob(self) -> float: ...
 
+    @property
+    def retrieved(self) -> Sequence[Retrieved]: ...
+
 
 def write_captions(path: Path, segments: Iterable[Segment], captions: Mapping[str, Generated]) -> None:
     """Write the captions of `segments` to `path` (Parquet), and beside it as .csv and .json (COCO results).
+
+    What they retrieved goes into retrieved.parquet beside it.
 
     A segment without a caption has no row. Raises ValueError for a caption of no segment and for a segment told twice.
     """
@@ -52,6 +81,12 @@ def write_captions(path: Path, segments: Iterable[Segment], captions: Mapping[st
     rows = table.to_pylist()
     path.with_suffix(".csv").write_text(_csv(rows), encoding="utf-8", newline="")
     path.with_suffix(".json").write_text(_coco_results(rows), encoding="utf-8", newline="")
+    retrieved = [
+        {"segment_id": row["segment_id"], **asdict(one)}
+        for row in rows
+        for one in captions[row["segment_id"]].retrieved
+    ]
+    pq.write_table(pa.Table.from_pylist(retrieved, RETRIEVED_SCHEMA), path.with_name("retrieved.parquet"))
 
 
 def read_captions(path: Path) -> pa.Table:

@@ -114,7 +114,7 @@ def sample_pictures(sources: Sequence[Source], sampling: Sampling) -> list[Sampl
         try:
             local = [replace(source, path=stack.enter_context(media.local(source.path))) for source in sources]
             outputs = [
-                _jpegs_of(_pictures_of(source, sampling), sampling, f"file:{file}", **{"frames:v": 1})
+                jpegs_of(pictures_of(_address(source), sampling), sampling, f"file:{file}", **{"frames:v": 1})
                 for source, file in zip(local, files, strict=True)
             ]
             done = _run(ffmpeg.merge_outputs(*outputs), 300)
@@ -187,6 +187,11 @@ class Jpegs(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
+    @property
+    def size(self) -> int:
+        """Bytes of them all."""
+        return self._ends[-1]
+
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
@@ -257,7 +262,7 @@ def _sample(source: Source, sampling: Sampling, deadline: float, **input_options
     """The frames, and whether ffmpeg had no complaint. subprocess.TimeoutExpired at the deadline (time.monotonic)."""
     most = int(MAX_VIDEO_S * sampling.fps)
     limits: dict[str, Any] = {"frames:v": most + 1, "fs": MAX_PICTURES_BYTES}
-    command = _jpegs_of(_pictures_of(source, sampling, **input_options), sampling, "pipe:", **limits)
+    command = jpegs_of(pictures_of(_address(source), sampling, **input_options), sampling, "pipe:", **limits)
     with tempfile.TemporaryFile() as pictures:
         done = _run(command, deadline - time.monotonic(), stdout=pictures)
         size = pictures.seek(0, 2)
@@ -270,7 +275,7 @@ def _sample(source: Source, sampling: Sampling, deadline: float, **input_options
     return Sampled(source.video_id, jpegs, reason), done.returncode == 0 and not done.stderr
 
 
-def _jpegs_of(picture_stream: Any, sampling: Sampling, target: str, **options: Any) -> Any:
+def jpegs_of(picture_stream: Any, sampling: Sampling, target: str, **options: Any) -> Any:
     """The ffmpeg-python node that writes pictures to `target`, one JPEG after the other."""
     return picture_stream.output(
         target,
@@ -284,22 +289,21 @@ def _jpegs_of(picture_stream: Any, sampling: Sampling, target: str, **options: A
     )
 
 
-def _pictures_of(source: Source, sampling: Sampling, **input_options: str) -> Any:
-    """The ffmpeg-python stream of a video's frames, scaled."""
+def pictures_of(address: str, sampling: Sampling, **input_options: Any) -> Any:
+    """The ffmpeg-python stream of the frames, scaled, of what ffmpeg finds at an address ("file:/...")."""
+    untrusted = {"protocol_whitelist": PROTOCOLS, "format_whitelist": FORMATS, "max_pixels": MAX_FRAME_PX}
+    # reinit_filter: where the size changes in the middle, `fps` would begin again
+    options = {**untrusted, "threads": 1, "reinit_filter": 0, **input_options}
     return (
-        ffmpeg.input(
-            f"file:{source.path.resolve()}",
-            protocol_whitelist=PROTOCOLS,
-            format_whitelist=FORMATS,
-            max_pixels=MAX_FRAME_PX,
-            threads=1,
-            reinit_filter=0,  # where the size changes in the middle, `fps` would begin again
-            **input_options,
-        )["V:0"]  # capital V: the first video stream that is not a song's cover
+        ffmpeg.input(address, **options)["V:0"]  # capital V: the first video stream that is not a song's cover
         .filter("fps", fps=_rate(sampling.fps), round="up", start_time=0)
         .filter("scale", w=_side("iw", "sar", sampling), h=_side("ih", "1/sar", sampling), flags="bicubic")
         .filter("setsar", 1)
     )
+
+
+def _address(source: Source) -> str:
+    return f"file:{source.path.resolve()}"
 
 
 def _run(

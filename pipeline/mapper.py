@@ -76,18 +76,20 @@ class Attention(nn.Module):
         keys, values = self.key_value(x).chunk(2, dim=-1)
         return History(F.normalize(self._split(keys), dim=-1), self._split(values))
 
-    def forward(self, x: Tensor, history: History | None, moments: Moments) -> tuple[Tensor, Tensor | None]:
-        """x [B, Q, N, D] -> [B, Q, N, D]; and the attention paid to each frame of the history, [B, Q, T]."""
+    def forward(
+        self, x: Tensor, history: History | None, moments: Moments, *, attended: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """x [B, Q, N, D] -> [B, Q, N, D]; and, if wanted, MemoryAttention's [B, H, Q, T] of attention paid."""
         queries = F.normalize(self._split(self.query(x)), dim=-1)  # [B, H, Q, N, d]
         local = self.store(x)
         scale = self.log_scale.exp().view(-1, 1, 1, 1)
         logits = scale * (queries @ local.keys.transpose(-1, -2))  # [B, H, Q, N, N]
-        attended = None
+        paid = None
         if self.memory is None or history is None:
             out = logits.softmax(-1) @ local.values
         else:
-            out, attended = self.memory(queries, logits, local.values, history, moments, scale)
-        return self.out(out.permute(0, 2, 3, 1, 4).flatten(3)), attended
+            out, paid = self.memory(queries, logits, local.values, history, moments, scale, attended=attended)
+        return self.out(out.permute(0, 2, 3, 1, 4).flatten(3)), paid
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)  # [B, T, N, D] -> [B, H, T, N, d]
@@ -108,11 +110,22 @@ class Layer(nn.Module):
     def store(self, x: Tensor) -> History:
         return self.attention.store(self.norm1(x))
 
-    def forward(self, x: Tensor, history: History | None, moments: Moments) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, history: History | None, moments: Moments, *, attended: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """As Attention's."""
-        out, attended = self.attention(self.norm1(x), history, moments)
+        out, paid = self.attention(self.norm1(x), history, moments, attended=attended)
         x = x + out
-        return x + self.feed_forward(self.norm2(x)), attended
+        return x + self.feed_forward(self.norm2(x)), paid
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What a mapper makes of R segments: their prefixes, and where each memory layer's attention went for it."""
+
+    prefixes: Tensor  # [B, R, P, decoder width]; with keyframes P tokens of each come before the last frame's
+    attended: dict[int, Tensor]  # by number of the layer, [B, H, R, T]: the part paid to each earlier frame
+    first: int = 0  # the frame of the sequence that T counts from
 
 
 class TransformerMapper(nn.Module):
@@ -143,8 +156,12 @@ class TransformerMapper(nn.Module):
             moments: the last frame and the first of each segment, [B, R] each.
 
         Returns:
-            [B, R, P, decoder width], and with keyframes P tokens of each before those of the last frame.
+            Recalled.prefixes.
         """
+        return self.recalled(embeddings, moments).prefixes
+
+    def recalled(self, embeddings: Tensor, moments: Moments) -> Recalled:
+        """As `forward`, with what the memory attended to."""
         now = _frames_at(embeddings, moments.frame)
         stored = embeddings.detach() if self.memory and self.memory.gradient == "detached" else embeddings
         return self.recall(now, Remembered(self.remember(embeddings), stored), moments)
@@ -183,36 +200,37 @@ class TransformerMapper(nn.Module):
                     x = self._blockwise(layer, x, history, moments)
         return histories
 
-    def recall(self, embeddings: Tensor, remembered: Remembered | None, moments: Moments) -> Tensor:
-        """Prefixes from the last frames of segments, embeddings [B, R, E], and what was stored before them."""
+    def recall(self, embeddings: Tensor, remembered: Remembered | None, moments: Moments) -> Recalled:
+        """What the last frames of segments, embeddings [B, R, E], make of what was stored before them."""
         x, attended = self._through(embeddings, remembered, moments)
         if self.memory is None or not self.memory.keyframes:
-            return self._prefix(x)
+            return Recalled(self._prefix(x), attended)
         keyframes = self._keyframes(embeddings, attended, remembered, moments)  # [B, R, keyframes, E]
         earlier, _ = self._through(keyframes.flatten(1, 2), None, moments)
         earlier = self._prefix(earlier).unflatten(1, (-1, self.memory.keyframes))
-        return torch.cat([earlier.flatten(2, 3), self._prefix(x)], dim=2)
+        return Recalled(torch.cat([earlier.flatten(2, 3), self._prefix(x)], dim=2), attended)
 
     def _through(
         self, embeddings: Tensor, remembered: Remembered | None, moments: Moments
-    ) -> tuple[Tensor, Tensor | None]:
-        """[B, Q, E] -> [B, Q, N, D], and the attention that the top memory layer pays to each frame, [B, Q, T]."""
-        x, top = self._tokens(embeddings), None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """[B, Q, E] -> [B, Q, N, D], and what each memory layer attended to, as Recalled's."""
+        x, attended = self._tokens(embeddings), {}
         for number, layer in enumerate(self.layers, start=1):
-            x, attended = layer(x, remembered.layers.get(number) if remembered else None, moments)
-            top = attended if attended is not None else top
-        return x, top
+            x, paid = layer(x, remembered.layers.get(number) if remembered else None, moments, attended=True)
+            if paid is not None:
+                attended[number] = paid
+        return x, attended
 
     def _keyframes(
-        self, embeddings: Tensor, attended: Tensor | None, remembered: Remembered | None, moments: Moments
+        self, embeddings: Tensor, attended: dict[int, Tensor], remembered: Remembered | None, moments: Moments
     ) -> Tensor:
         """Keyframes [B, R, keyframes, E] of segments; the last frame's where there is none before it."""
         assert self.memory is not None
         alone = embeddings[:, :, None].expand(-1, -1, self.memory.keyframes, -1)
-        if attended is None or remembered is None:
+        if not attended or remembered is None:
             return alone
         since = self.memory.oldest(moments, self.config.tokens).maximum(moments.segment_start)
-        weights = keyframe_weights(attended, since, moments.frame)
+        weights = keyframe_weights(attended[max(attended)].mean(1), since, moments.frame)
         means = soft_keyframes(weights, remembered.embeddings, self.memory.keyframes)
         return torch.where((since < moments.frame)[:, :, None, None], means, alone)
 

@@ -47,11 +47,7 @@ def plain_files(folder: Path) -> dict[str, Path]:
 
 def members(path: Path) -> dict[str, Path]:
     """By stem: the zip's members, but those that must not be read; the first in its order where a stem comes twice."""
-    found: dict[str, Path] = {}
-    for info in _opened(path).infolist():
-        if not info.is_dir() and not unsafe(info.filename, mode=info.external_attr >> 16):
-            found.setdefault(PurePosixPath(info.filename).stem, path / info.filename)
-    return found
+    return {stem: path / name for stem, name in _names(_opened(path)).items()}
 
 
 def link(source: Path, target: Path, seen: os.stat_result) -> None:
@@ -144,6 +140,15 @@ def _unpack(path: Path, name: str, target: Path) -> None:
             shutil.copyfileobj(member, file)  # never more than it declares
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
         raise BadMember(f"cannot be unpacked ({error})") from None
+
+
+@lru_cache(maxsize=8)
+def _names(archive: zipfile.ZipFile) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for info in archive.infolist():
+        if not info.is_dir() and not unsafe(info.filename, mode=info.external_attr >> 16):
+            found.setdefault(PurePosixPath(info.filename).stem, info.filename)
+    return found
 
 
 def _opened(path: Path) -> zipfile.ZipFile:

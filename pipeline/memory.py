@@ -42,9 +42,13 @@ class MemoryConfig:
     gradient: str  # through | detached
     keyframes: int  # soft keyframes of the segment that get prefix tokens of their own
 
+    def capacity(self, tokens: int) -> int:
+        """Frames that are remembered, of `tokens` entries each."""
+        return self.max_entries // tokens
+
     def oldest(self, moments: Moments, tokens: int) -> Tensor:
-        """First frame that a query still remembers, [B, Q], with `tokens` entries a frame."""
-        return (moments.frame - self.max_entries // tokens).clamp(min=0)
+        """First frame that a query still remembers, [B, Q]."""
+        return (moments.frame - self.capacity(tokens)).clamp(min=0)
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ class MemoryAttention(nn.Module):
         history: History,
         moments: Moments,
         scale: Tensor,
+        *,
+        attended: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend to a frame's own tokens and to the nearest of the history.
 
@@ -116,10 +122,11 @@ class MemoryAttention(nn.Module):
             local_logits: [B, H, Q, N, N].
             local_values: [B, H, Q, N, d].
             scale: [H, 1, 1, 1].
+            attended: whether the second result is wanted.
 
         Returns:
-            [B, H, Q, N, d]; and, if there are keyframes, [B, Q, T]: the attention that a query frame pays to each
-            frame, its mean over heads and tokens.
+            [B, H, Q, N, d]; and [B, H, Q, T]: the part of its attention that a query frame pays to each frame, its mean
+            over tokens. What is missing to 1 it pays to itself.
         """
         near = self._neighbours(queries, history, moments)
         logits = near.logits(queries)
@@ -140,13 +147,13 @@ class MemoryAttention(nn.Module):
             local_weights = (1 - gate) * local_logits.softmax(-1)
             memory_weights = gate * logits.masked_fill(~remembers, 0.0).softmax(-1)
         out = local_weights @ local_values + near.read(memory_weights)
-        if self.config.time == "none" and not self.config.keyframes:
+        if self.config.time == "none" and not attended:
             return out, None
         by_frame = near.to_frames(memory_weights)  # [B, H, Q, N, T]
         if self.config.time == "age":
             by_age = torch.zeros_like(by_age).scatter_add(-1, row, by_frame)
             out = out + torch.einsum("bhqna,had->bhqnd", by_age, self.age_value.flatten(1, 2))
-        return out, by_frame.mean((1, 3)) if self.config.keyframes else None
+        return out, by_frame.mean(3) if attended else None
 
     def _neighbours(self, queries: Tensor, history: History, moments: Moments) -> "_Gathered | _Masked":
         index, found = self._retrieve(queries, history, moments)

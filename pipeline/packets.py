@@ -76,9 +76,12 @@ def _unneeded(container: av.container.InputContainer, rate: Fraction, deadline: 
         raise _CannotTell
     stream = container.streams.video[0]
     codec, time_base = stream.codec_context, stream.time_base
-    if codec is None or codec.name != "h264" or time_base is None:
-        raise _CannotTell
-    if max(rate.numerator, rate.denominator) > _LARGEST_RATE_PART:
+    if (
+        codec is None
+        or codec.name != "h264"
+        or time_base is None
+        or max(rate.numerator, rate.denominator) > _LARGEST_RATE_PART
+    ):
         raise _CannotTell
     length_bytes, parameters = _parameters(codec.extradata or b"")
     held_back = min(_held_back(one) for one in parameters)

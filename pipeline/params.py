@@ -28,6 +28,12 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)  # strict: no "3" for 3, no 1 for true
 
 
+class EngineParams(Section):
+    kind: Literal["local", "ray"]
+    address: str | None
+    cores: Positive
+
+
 class DownloadParams(Section):
     source: Literal["shapes", "directory", "youtube", "huggingface", "coco"]
     format: Literal["coco", "activitynet"]
@@ -215,6 +221,7 @@ class CaptionParams(Section):
 class Params(Section):
     seed: Count
     device: Literal["auto", "cpu", "cuda", "mps"]
+    engine: EngineParams
     download: dict[Dataset, DownloadParams]
     shapes: ShapesParams
     youtube: YoutubeParams

@@ -56,10 +56,11 @@ class Batch:
     moments: Moments  # [B, R] each, padded at the end
     real: Tensor  # [B, R] bool
     segments: list[Segment]  # S, in the order of real's True entries
+    begins: list[int]  # B, the frame of its video that each sequence begins with
 
     def to(self, device: torch.device) -> "Batch":
         moments = Moments(self.moments.frame.to(device), self.moments.segment_start.to(device))
-        return Batch(self.embeddings.to(device), moments, self.real.to(device), self.segments)
+        return Batch(self.embeddings.to(device), moments, self.real.to(device), self.segments, self.begins)
 
 
 def make_examples(
@@ -140,7 +141,7 @@ def collate(examples: Sequence[Example]) -> Batch:
         for r, target in enumerate(example.targets):
             end[b, r], start[b, r], real[b, r] = target.end, target.start, True
             segments.append(target.segment)
-    return Batch(embeddings, Moments(end, start), real, segments)
+    return Batch(embeddings, Moments(end, start), real, segments, [example.frames.start for example in examples])
 
 
 def plan_batches(examples: Sequence[Example], batch_size: int, *, seed: Sequence[int] | None) -> list[list[int]]:

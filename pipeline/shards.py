@@ -10,12 +10,14 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pyarrow as pa
@@ -68,6 +70,45 @@ class Update:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Slice:
+    """Every `of`-th shard, from the `part`-th on (counted from 1): what one of several machines does.
+
+    Whatever lies in a folder belongs to one slice, by the number in its name: slices never touch the same file.
+    """
+
+    part: int = 1
+    of: int = 1
+
+    @staticmethod
+    def parse(text: str) -> "Slice":
+        """I/N. ValueError unless 1 <= I <= N."""
+        numbers = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+        if numbers is None or not 1 <= int(numbers[1]) <= int(numbers[2]):
+            raise ValueError(f"--shards: found {text!r}, wanted I/N with I from 1 to N, such as 3/16")
+        return Slice(int(numbers[1]), int(numbers[2]))
+
+    def __contains__(self, number: int) -> bool:
+        return number % self.of == self.part - 1
+
+
+WHOLE = Slice()
+
+
+@dataclass(frozen=True)
+class Stale:
+    """A shard to be made: its videos, and those of them whose rows can be copied from what is there now."""
+
+    number: int
+    path: Path
+    video_ids: list[str]
+    reusable: dict[str, Entry]
+
+    @property
+    def todo(self) -> list[str]:
+        return [video_id for video_id in self.video_ids if video_id not in self.reusable]
+
+
 def shard_of(video_id: str, shards: int) -> int:
     """A hash of the id alone, so that adding videos never moves others."""
     return int.from_bytes(hashlib.sha256(video_id.encode()).digest()[:8], "big") % shards
@@ -80,47 +121,26 @@ def update(
     shards: int,
     fingerprints: Mapping[str, str],
     compute: Callable[[list[str]], Iterator[Made]],
+    only: Slice = WHOLE,
 ) -> Update:
     """Makes `folder` hold exactly the videos of `fingerprints`, computing only those whose fingerprint changed.
 
     `compute` is given the ids to do, by shard and then by id, and gives one Made for each in that order. It is
     read as it goes: one video's rows are in memory at a time. A shard that is finished survives a later kill.
-    If the call itself raises (before it gives an iterator), nothing was touched. Raises DiskFull.
+    If the call itself raises (before it gives an iterator), nothing was touched. Shards outside `only` are neither
+    read nor touched. Raises DiskFull.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [f"shard-{number:05d}.parquet" for number in range(shards)]
-    done = Update()
-    # Shards of a larger count, what a killed run was writing.
-    surplus = [path for path in sorted(folder.iterdir()) if path.name not in names]
-    done.removed = sum(len(_footer(path).videos) for path in surplus if path.suffix == ".parquet")
-
-    wanted: list[list[str]] = [[] for _ in names]
-    for video_id in sorted(fingerprints):
-        wanted[shard_of(video_id, shards)].append(video_id)
+    done, stale = plan(folder, schema=schema, shards=shards, fingerprints=fingerprints, only=only)
     layout = _layout(schema, shards)
-    stale: list[tuple[Path, list[str], dict[str, Entry]]] = []  # path, its videos, those that can be copied
-    for name, video_ids in zip(names, wanted, strict=True):
-        footer = _footer(folder / name)
-        usable = footer.videos if footer.schema is not None and footer.schema.equals(schema) else {}
-        reusable = {i: usable[i] for i in video_ids if i in usable and usable[i].fingerprint == fingerprints[i]}
-        done.removed += len(footer.videos.keys() - set(video_ids))
-        done.kept += len(reusable)
-        if footer.layout == layout and list(footer.videos) == video_ids == list(reusable):
-            _count(done, reusable)
-        else:
-            stale.append((folder / name, video_ids, reusable))
-
-    todo = [i for _, video_ids, reusable in stale for i in video_ids if i not in reusable]
-    done.made = len(todo)
+    todo = [video_id for one in stale for video_id in one.todo]
     with closing(_checked(compute(todo), todo) if todo else _checked(iter(()), [])) as made:
-        for path in surplus:  # not before `compute` had its chance to refuse
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        for path, video_ids, reusable in stale:
-            with _Writer(path, schema, layout) as writer:
-                old = _rows(path, reusable, None)
-                for video_id in video_ids:
-                    if video_id in reusable:
-                        entry = reusable[video_id]
+        tidy(folder, shards, only)  # not before `compute` had its chance to refuse
+        for shard in stale:
+            with _Writer(shard.path, schema, layout) as writer:
+                old = _rows(shard.path, shard.reusable, None)
+                for video_id in shard.video_ids:
+                    if video_id in shard.reusable:
+                        entry = shard.reusable[video_id]
                         writer.add(video_id, next(old)[1] if entry.rows else None, entry.reason, entry.fingerprint)
                     else:
                         one = next(made)
@@ -129,10 +149,68 @@ def update(
     return done
 
 
-def index(folder: Path) -> dict[str, Entry]:
-    """Every video of the folder, those without rows included, by id."""
+def plan(
+    folder: Path, *, schema: pa.Schema, shards: int, fingerprints: Mapping[str, str], only: Slice = WHOLE
+) -> tuple[Update, list[Stale]]:
+    """What `update` would do, touching nothing: its counts (rows, dropped and reasons of the shards that are up to
+    date alone), and the shards that are not."""
+    done, stale = Update(), []
+    surplus = [path for path in _surplus(folder, shards, only) if path.suffix == ".parquet"]
+    done.removed = sum(len(_footer(path).videos) for path in surplus)
+    wanted: dict[int, list[str]] = {number: [] for number in range(shards) if number in only}
+    for video_id in sorted(fingerprints):
+        if (number := shard_of(video_id, shards)) in wanted:
+            wanted[number].append(video_id)
+    layout = _layout(schema, shards)
+    for number, video_ids in wanted.items():
+        path = folder / _name(number)
+        footer = _footer(path)
+        usable = footer.videos if footer.schema is not None and footer.schema.equals(schema) else {}
+        reusable = {i: usable[i] for i in video_ids if i in usable and usable[i].fingerprint == fingerprints[i]}
+        done.removed += len(footer.videos.keys() - set(video_ids))
+        done.kept += len(reusable)
+        if footer.layout == layout and list(footer.videos) == video_ids == list(reusable):
+            _count(done, reusable)
+        else:
+            stale.append(Stale(number, path, video_ids, reusable))
+            done.made += len(video_ids) - len(reusable)
+    return done, stale
+
+
+def tidy(folder: Path, shards: int, only: Slice = WHOLE) -> None:
+    """Removes what is no shard of so many: those of a larger count, what a killed run was writing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in _surplus(folder, shards, only):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _surplus(folder: Path, shards: int, only: Slice) -> list[Path]:
+    names = {_name(number) for number in range(shards)}
+    here = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in here if path.name not in names and _number(path) in only]
+
+
+def _name(number: int) -> str:
+    return f"shard-{number:05d}.parquet"
+
+
+def _number(path: Path) -> int:
+    """Of the shard whose name it has, also aside; what is no shard at all goes with the first."""
+    found = re.match(r"shard-(\d+)\.parquet", path.name)
+    return int(found[1]) if found else 0
+
+
+def count(folder: Path) -> int:
+    """How many shards there are. ValueError if none."""
+    return len(_shards(folder))
+
+
+def index(folder: Path, only: Slice = WHOLE) -> dict[str, Entry]:
+    """Every video of the folder's shards, those without rows included, by id."""
     found: dict[str, Entry] = {}
     for path in _shards(folder):
+        if _number(path) not in only:
+            continue
         found.update(_footer(path).videos)
     return dict(sorted(found.items()))
 
@@ -156,15 +234,21 @@ def iterate(
 ) -> Iterator[tuple[str, pa.Table]]:
     """(video_id, rows) of every video that has rows, or of those asked for: by shard, then by id.
 
-    One row group is in memory at a time. KeyError if one asked for is unknown.
+    One row group is in memory at a time, and only the shards of those asked for are opened. KeyError if one is unknown.
     """
     paths = _shards(folder)
-    chosen = None if video_ids is None else set(video_ids)
-    if chosen is not None and (unknown := chosen - index(folder).keys()):
-        raise KeyError(f"{folder} has no video {min(unknown)!r}")
-    for path in paths:
-        videos = _footer(path).videos
-        yield from _rows(path, videos if chosen is None else {i: videos[i] for i in videos if i in chosen}, columns)
+    if video_ids is None:
+        for path in paths:
+            yield from _rows(path, _footer(path).videos, columns)
+        return
+    chosen: dict[int, set[str]] = {}
+    for video_id in video_ids:
+        chosen.setdefault(shard_of(video_id, len(paths)), set()).add(video_id)
+    for number in sorted(chosen):
+        videos = _footer(paths[number]).videos
+        if unknown := chosen[number] - videos.keys():
+            raise KeyError(f"{folder} has no video {min(unknown)!r}")
+        yield from _rows(paths[number], {i: videos[i] for i in videos if i in chosen[number]}, columns)
 
 
 @dataclass(frozen=True)
@@ -183,7 +267,8 @@ class _Writer:
     def __init__(self, path: Path, schema: pa.Schema, layout: str) -> None:
         self.videos: dict[str, Entry] = {}
         self._path, self._schema, self._layout = path, schema, layout
-        self._aside = path.with_name(path.name + ASIDE)
+        # A name of its own: a process that its cluster believes dead may still be writing when another takes over.
+        self._aside = path.with_name(f"{path.name}.{token_hex(4)}{ASIDE}")
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
         self._groups = 0
@@ -276,7 +361,7 @@ def _layout(schema: pa.Schema, shards: int) -> str:
 
 
 def _shards(folder: Path) -> list[Path]:
-    paths = sorted(folder.glob("shard-*.parquet"))
+    paths = sorted(folder.glob("shard-*.parquet"), key=_number)  # by name, 100000 would come before 99999
     if not paths:
         raise ValueError(f"{folder} holds no shards; make them with: dvc repro")
     return paths

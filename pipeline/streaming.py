@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline.mapper import TransformerMapper
+from pipeline.mapper import Recalled, TransformerMapper
 from pipeline.memory import History, Moments, Remembered
 from pipeline.retrieval import ApproximateIndex
 
@@ -24,7 +24,7 @@ class Stream:
     stream = Stream(captioner.mapper)
     for embedding in embeddings:  # [E]
         if a segment ends with this frame:
-            prefix = stream.recall(embedding[None, None], segment_start)
+            prefix = stream.recall(embedding[None, None], segment_start)[0].prefixes
         stream.remember(embedding[None, None])
 
     Every call is for all rows, or for the `row` that is named.
@@ -39,7 +39,7 @@ class Stream:
         self.mapper = mapper
         self.rows = rows
         self.frames = [0] * rows  # of each row, seen since its start
-        self.capacity = mapper.memory.max_entries // mapper.config.tokens  # frames
+        self.capacity = mapper.memory.capacity(mapper.config.tokens)  # frames
         # Room beyond the capacity: a row that is full moves what it keeps to its front, once in so many frames.
         self._room = max(1, self.capacity // 4)
         self._forgotten = [0] * rows  # frames that have left a row's buffers, which start with the next one
@@ -58,17 +58,17 @@ class Stream:
                 self._remember(rows, piece)
 
     @torch.no_grad()
-    def recall(self, embeddings: Tensor, segment_start: Tensor, row: int | None = None) -> Tensor:
-        """Prefixes of segments that end with the next frame, before it is remembered.
+    def recall(self, embeddings: Tensor, segment_start: Tensor, row: int | None = None) -> list[Recalled]:
+        """What the next frame makes of segments that end with it, before it is remembered.
 
         Args:
             embeddings: [B, 1, E], the next frame.
             segment_start: [B, R] int64, the first frame of each segment, counted from the row's start.
 
         Returns:
-            As TransformerMapper.forward.
+            Of each row, as TransformerMapper.recalled for a sequence of its own.
         """
-        prefixes = []
+        recalled = []
         for rows, of_rows, start in self._apart(row, embeddings, segment_start):
             at = self._at(rows)
             remembered = None
@@ -77,8 +77,11 @@ class Stream:
                 remembered = Remembered(layers, self._embeddings[rows, :frames])
             forgotten = torch.tensor(self._forgotten[rows], device=start.device)[:, None]
             moments = Moments(at.to(start.device).expand_as(start), start - forgotten)
-            prefixes.append(self.mapper.recall(of_rows.expand(-1, start.shape[1], -1), remembered, moments))
-        return torch.cat(prefixes)
+            found = self.mapper.recall(of_rows.expand(-1, start.shape[1], -1), remembered, moments)
+            for i, first in enumerate(self._forgotten[rows]):
+                attended = {number: paid[i : i + 1] for number, paid in found.attended.items()}
+                recalled.append(Recalled(found.prefixes[i : i + 1], attended, first))
+        return recalled
 
     def clear(self, row: int | None = None) -> None:
         """Forget everything."""
@@ -186,18 +189,21 @@ class Stream:
         self._forgotten[row] += held - self.capacity
 
 
-def stream_prefixes(mapper: TransformerMapper, embeddings: Tensor, moments: Moments, *, index: str) -> Tensor:
-    """What `mapper(embeddings, moments)` gives of one sequence, with no more in memory at once than a stream holds.
+def stream_segments(mapper: TransformerMapper, embeddings: Tensor, moments: Moments, *, index: str) -> list[Recalled]:
+    """What `mapper.recalled` gives of one sequence, with no more in memory at once than a stream holds.
 
     Args:
         embeddings: [1, T, E].
         moments: [1, R] each.
+
+    Returns:
+        Of each of the R segments, as if it were alone.
     """
     stream = Stream(mapper, index=index)
-    prefixes: dict[int, Tensor] = {}
+    recalled: dict[int, Recalled] = {}
     ends, starts = moments.frame[0].tolist(), moments.segment_start[0]
     for segment in sorted(range(len(ends)), key=ends.__getitem__):
         end = ends[segment]
         stream.remember(embeddings[:, stream.frames[0] : end])
-        prefixes[segment] = stream.recall(embeddings[:, end : end + 1], starts[None, segment : segment + 1])
-    return torch.cat([prefixes[segment] for segment in range(len(ends))], dim=1)
+        (recalled[segment],) = stream.recall(embeddings[:, end : end + 1], starts[None, segment : segment + 1])
+    return [recalled[segment] for segment in range(len(ends))]

@@ -29,8 +29,12 @@ from pipeline.captioner import Captioner, save_captioner
 from pipeline.decoder import tokenize
 from pipeline.device import choose_device, choose_dtype
 from pipeline.imports import code_fingerprint
+from pipeline.mapper import TransformerMapper
 from pipeline.params import LoraParams, TrainingParams
 from pipeline.sequences import Batch, Example, collate, pad_tokens, plan_batches
+
+CURVE_POINTS = 100  # of a curve by steps, about
+GATES = "gate"  # of these curves: the part of its attention that each head of a memory layer pays to the memory
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,7 @@ class CaptionTraining(L.LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         total, tokens = self._loss(batch, [self._drawn(segment) for segment in batch.segments])
+        self.log("learning_rate", self.optimizers().param_groups[0]["lr"], on_step=True)  # type: ignore[union-attr]
         whole, whole_tokens = self._of_all_processes(total, tokens)
         self.log(
             "train/loss", whole / whole_tokens, on_epoch=True, on_step=False, batch_size=whole_tokens, sync_dist=True
@@ -201,9 +206,21 @@ class CaptionTraining(L.LightningModule):
         captions = [self.token_ids[caption] for of_one in chosen for caption in of_one]
         counts = torch.tensor([len(of_one) for of_one in chosen], device=self.device)
         tokens, lengths = (part.to(self.device) for part in pad_tokens(captions))
-        prefixes = self.captioner.prefixes(batch.embeddings, batch.moments, batch.real)  # [S, P, D]
+        prefixes = self._prefixes(batch)  # [S, P, D]
         log_probs = self.captioner.token_log_probs(prefixes.repeat_interleave(counts, dim=0), tokens, lengths)
         return -log_probs.sum(), int(lengths.sum())
+
+    def _prefixes(self, batch: Batch) -> Tensor:
+        mapper = self.captioner.mapper
+        if not isinstance(mapper, TransformerMapper) or mapper.memory is None:
+            return self.captioner.prefixes(batch.embeddings, batch.moments, batch.real)
+        recalled = mapper.recalled(batch.embeddings, batch.moments)
+        if self.training:
+            for layer, attended in recalled.attended.items():
+                shares = attended.detach().sum(-1).transpose(1, 2)[batch.real].mean(0)  # [H]
+                for head, share in enumerate(shares, start=1):
+                    self.log(f"{GATES}/{layer}/{head}", share, on_step=True)
+        return recalled.prefixes[batch.real]
 
     def configure_optimizers(self) -> Any:
         options = self.optimization
@@ -216,9 +233,6 @@ class CaptionTraining(L.LightningModule):
         rate = warmup_then_linear(options.warmup_steps, self.steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_train_epoch_end(self) -> None:
-        self.log("learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # A frozen decoder is hundreds of megabytes that nobody changes.
@@ -390,7 +404,7 @@ def train(
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,
-        log_every_n_steps=1,
+        log_every_n_steps=max(1, steps // CURVE_POINTS),
     )
     data = ExampleData(train_examples, val_examples, optimization.batch_size, optimization.seed)
     trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=False)
@@ -448,7 +462,17 @@ def finish(captioner: Captioner, tokenizer: Any, *, work: Path, folder: Path, cu
     save_captioner(folder, captioner, tokenizer if trained_decoder else None)
     shutil.rmtree(curves, ignore_errors=True)
     shutil.copytree(work / "live", curves)
+    _write_gates(curves)
     shutil.rmtree(work)
+
+
+def _write_gates(curves: Path) -> None:
+    """One table, gates.csv, of what DVCLive wrote head by head: how many there are, dvc.yaml cannot know."""
+    rows = []
+    for path in sorted((curves / "plots/metrics" / GATES).glob("*/*.tsv")):
+        lines = [line.split("\t") for line in path.read_text().splitlines()[1:]]
+        rows += [f"{step},layer {path.parent.name} head {path.stem},{share}" for step, share in lines]
+    (curves / "gates.csv").write_text("\n".join(["step,head,share", *rows]) + "\n")
 
 
 def _quiet() -> None:

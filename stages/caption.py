@@ -1,8 +1,8 @@
 """Caption the segments of one split.
 
 Reads data/activitynet/segments.parquet, data/activitynet/embeddings/, models/decoder/, models/finetuned/ and the
-sections caption and seed of params.yaml. Writes data/captions.parquet, data/captions.csv and data/captions.json
-(COCO results).
+sections caption and seed of params.yaml. Writes data/captions.parquet, data/captions.csv, data/captions.json (COCO
+results), and data/retrieved.parquet (which frames the memory gave for each).
 """
 
 from pathlib import Path

@@ -1,11 +1,13 @@
-"""Embed every frame with the encoder: `python -m stages.embed coco|activitynet`.
+"""Embed every frame with the encoder: `python -m stages.embed coco|activitynet [--shards 3/16]`.
 
 Reads data/{dataset}/frames/ and models/encoder/. Writes data/{dataset}/embeddings/shard-*.parquet, computing only
-videos whose frames, encoder, settings or code changed.
+videos whose frames, encoder, settings or code changed; with --shards every 16th shard from the 3rd on and no other.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,39 +15,42 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline import encoder, shards
+from pipeline import encoder, engine, shards
 from pipeline.device import choose_device, choose_dtype
+from pipeline.encoder import Encoder
 from pipeline.imports import code_fingerprint
 from pipeline.params import load_params
-from pipeline.shards import Made
+from pipeline.shards import Entry, Made, Slice
 from stages import run
 
 ENCODER = Path("models/encoder")
 
 
-def main(dataset: str) -> None:
-    params = load_params()
-    folder = Path("data") / dataset / "frames"
-    frames = shards.index(folder)
-    schema = schema_of(encoder.embedding_width(ENCODER))
+@dataclass(frozen=True)
+class Embed:
+    """`engine.Compute` of embeddings; its items are what the shards of `frames` say of a video."""
 
-    # The batch size too: a matrix product of more rows may add in another order.
-    settings = f"{encoder.digest(ENCODER)} {params.embed} {code_fingerprint(Path(encoder.__file__))}"
-    fingerprints = {
-        video_id: hashlib.sha256(f"{entry.fingerprint} {settings}".encode()).hexdigest()
-        for video_id, entry in frames.items()
-    }
+    frames: Path
+    device: str
+    precision: str
+    batch_size: int
+    title: str
 
-    def compute(video_ids: list[str]) -> Iterator[Made]:
-        device = choose_device(params.device)
-        loaded = encoder.load_encoder(ENCODER, device=device, dtype=choose_dtype(params.embed.precision, device))
-        there = [video_id for video_id in video_ids if frames[video_id].rows]
-        videos = ((table.drop_columns("jpeg"), table["jpeg"]) for _, table in shards.iterate(folder, there))
-        embedded = loaded.embed_videos(videos, batch_size=params.embed.batch_size)
-        rows = sum(frames[video_id].rows for video_id in there)
-        with tqdm(total=rows, desc=f"embed {dataset}", unit="frame", unit_scale=True, smoothing=0.05) as bar:
-            for video_id in video_ids:
-                entry = frames[video_id]
+    @cached_property
+    def encoder(self) -> Encoder:
+        """Loaded once, where it is first needed: an actor embeds one shard after another."""
+        device = choose_device(self.device)
+        return encoder.load_encoder(ENCODER, device=device, dtype=choose_dtype(self.precision, device))
+
+    def __call__(self, items: Mapping[str, Entry], *, cores: int) -> Iterator[Made]:
+        schema = schema_of(self.encoder.width)
+        there = [video_id for video_id, entry in items.items() if entry.rows]
+        tables = shards.iterate(self.frames, there)
+        videos = ((table.drop_columns("jpeg"), table["jpeg"]) for _, table in tables)
+        embedded = self.encoder.embed_videos(videos, batch_size=self.batch_size, workers=cores)
+        rows = sum(entry.rows for entry in items.values())
+        with tqdm(total=rows, desc=self.title, unit="frame", unit_scale=True, smoothing=0.05) as bar:
+            for video_id, entry in items.items():
                 final = bool(entry.fingerprint)  # else its frames are to be tried again
                 if not entry.rows:
                     yield Made(video_id, None, entry.reason, final)
@@ -54,15 +59,34 @@ def main(dataset: str) -> None:
                 yield Made(video_id, to_table(table, embeddings, schema), entry.reason, final)
                 bar.update(entry.rows)
 
-    done = shards.update(
+
+def main(dataset: str, part: str = "1/1") -> None:
+    params, only = load_params(), Slice.parse(part)
+    folder, title = Path("data") / dataset / "frames", f"embed {dataset}"
+    if (found := shards.count(folder)) != params.frames.shards:
+        raise ValueError(
+            f"{folder} holds {found} shards, params.yaml has frames.shards: {params.frames.shards}; make them with: "
+            f"dvc repro frames@{dataset} (or with the parts of python -m stages.frames that are missing)"
+        )
+    frames = shards.index(folder, only)
+    # The batch size too: a matrix product of more rows may add in another order.
+    settings = f"{encoder.digest(ENCODER)} {params.embed} {code_fingerprint(Path(encoder.__file__))}"
+    work = engine.Work(
+        title,
         folder.with_name("embeddings"),
-        schema=schema,
+        schema=schema_of(encoder.embedding_width(ENCODER)),
         shards=params.frames.shards,
-        fingerprints=fingerprints,
-        compute=compute,
+        fingerprints={
+            video_id: hashlib.sha256(f"{entry.fingerprint} {settings}".encode()).hexdigest()
+            for video_id, entry in frames.items()
+        },
+        items=frames,
+        compute=Embed(folder, params.device, params.embed.precision, params.embed.batch_size, title),
+        keeps="gpu model" if params.device in ("auto", "cuda") else "model",
     )
+    done = engine.update(work, only, **params.engine.model_dump())
     print(
-        f"embed {dataset}: {done.rows} frames of {done.kept + done.made - done.dropped} videos "
+        f"{title}: {done.rows} frames of {done.kept + done.made - done.dropped} videos "
         f"({done.made} embedded, {done.kept} kept, {done.removed} removed, {done.dropped} without frames)"
     )
 
@@ -85,4 +109,4 @@ def to_table(frames: pa.Table, embeddings: NDArray[np.float16], schema: pa.Schem
 
 
 if __name__ == "__main__":
-    run(main, per_dataset=True)
+    run(main, per_dataset=True, in_parts=True)

@@ -2,7 +2,8 @@
 
 Reads data/captions.parquet, data/activitynet/segments.parquet and caption.split of params.yaml. Writes
 metrics/captions.json (the corpus's scores, flat, "CIDEr.now" being CIDEr of kind `now`), metrics/segments.parquet (each
-segment's own scores) and metrics/plots/kinds.csv (the corpus's again, a row each, for DVC to plot).
+segment's own scores) and, for DVC to plot, in metrics/plots/: kinds.csv (the corpus's again, a row each),
+cider_by_length.csv (smoothed, with its interval) and lengths.csv (of the segments).
 """
 
 import json
@@ -16,6 +17,7 @@ from pipeline.captions import read_captions
 from pipeline.params import Params, load_params
 from pipeline.scores import Scorer
 from pipeline.shapes.grammar import facts_right
+from pipeline.variants import curve_by_length
 from stages import run
 
 CAPTIONS = Path("data/captions.parquet")
@@ -24,6 +26,7 @@ METRICS = Path("metrics/captions.json")
 EACH = Path("metrics/segments.parquet")
 PLOT = Path("metrics/plots/kinds.csv")
 DECIMALS = 4  # of a score in percent
+CURVE_POINTS = 60
 
 
 def main() -> None:
@@ -67,6 +70,14 @@ def evaluate(params: Params, captions_path: Path, metrics_path: Path, each_path:
     each.to_parquet(each_path, index=False)
     plot = [(kind or "all", name, round(value, DECIMALS)) for kind, name, value in table if name != "segments"]
     pd.DataFrame(plot, columns=["kind", "metric", "score"]).to_csv(plot_path, index=False, lineterminator="\n")
+
+    curve = curve_by_length([each], points=CURVE_POINTS)
+    by_length = {"length_s": curve.lengths_s, "mean": curve.mean, "low": curve.low, "high": curve.high}
+    lengths = {"length_s": each["end_s"] - each["start_s"], "segments": 1}
+    for name, columns in {"cider_by_length": by_length, "lengths": lengths}.items():
+        pd.DataFrame(columns).round(DECIMALS).to_csv(
+            plot_path.with_name(f"{name}.csv"), index=False, lineterminator="\n"
+        )
 
     shown = [name for name in ("CIDEr", "METEOR", "ROUGE-L", "BLEU-4", "facts") if name in metrics]
     said = ", ".join(f"{name} {metrics[name]:.2f}" for name in shown)

@@ -1,53 +1,64 @@
-"""Sample every video's frames: `python -m stages.frames coco|activitynet`.
+"""Sample every video's frames: `python -m stages.frames coco|activitynet [--shards 3/16]`.
 
 Reads segments.parquet and ledger.parquet of data/{dataset}/ (videos that are ok and have segments), and the files in
 videos/ of those to sample. Writes data/{dataset}/frames/shard-*.parquet, computing only videos whose sha256 in the
-ledger, settings or code changed.
+ledger, settings or code changed; with --shards every 16th shard from the 3rd on and no other.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from pipeline import frames, ledger, media, shards
-from pipeline.cores import cores
+from pipeline import engine, frames, ledger, media
 from pipeline.frames import Sampling, Source
 from pipeline.ledger import Row
 from pipeline.params import load_params
-from pipeline.shards import Made
+from pipeline.shards import Made, Slice
 from stages import run
 
 
-def main(dataset: str) -> None:
-    params = load_params().frames
-    data = Path("data") / dataset
+@dataclass(frozen=True)
+class Sample:
+    """`engine.Compute` of frames; its items are rows of the ledger."""
+
+    videos: Path
+    sampling: Sampling
+    title: str
+
+    def __call__(self, items: Mapping[str, Row], *, cores: int) -> Iterator[Made]:
+        return self.sampled(find_sources(list(items.values()), self.videos), len(items), cores)
+
+    def sampled(self, sources: Iterator[Source], count: int, cores: int) -> Iterator[Made]:
+        found = frames.sample_all(sources, self.sampling, workers=cores)
+        for one in tqdm(found, total=count, desc=self.title, unit="video", smoothing=0.05):
+            table = frames.to_table(one, fps=self.sampling.fps) if one.jpegs else None
+            yield Made(one.video_id, table, one.reason, one.final)
+
+
+def main(dataset: str, part: str = "1/1") -> None:
+    params, only = load_params(), Slice.parse(part)
+    data, title = Path("data") / dataset, f"frames {dataset}"
     rows = ledger.read(data / "ledger.parquet")
     named = set(pq.read_table(data / "segments.parquet", columns=["video_id"])["video_id"].to_pylist())
     ok = {video_id: rows[video_id] for video_id in sorted(named) if rows[video_id].status == "ok"}
-    sampling = Sampling(params.fps, params.short_side_px, params.jpeg_quality)
-
-    def compute(video_ids: list[str]) -> Iterator[Made]:
-        return sampled(find_sources([ok[video_id] for video_id in video_ids], data / "videos"), len(video_ids))
-
-    def sampled(sources: Iterator[Source], count: int) -> Iterator[Made]:
-        found = frames.sample_all(sources, sampling, workers=cores())
-        for one in tqdm(found, total=count, desc=f"frames {dataset}", unit="video", smoothing=0.05):
-            table = frames.to_table(one, fps=params.fps) if one.jpegs else None
-            yield Made(one.video_id, table, one.reason, one.final)
-
-    done = shards.update(
+    sampling = Sampling(params.frames.fps, params.frames.short_side_px, params.frames.jpeg_quality)
+    work = engine.Work(
+        title,
         data / "frames",
         schema=frames.SCHEMA,
-        shards=params.shards,
+        shards=params.frames.shards,
         fingerprints=frames.fingerprints({video_id: str(row.sha256) for video_id, row in ok.items()}, sampling),
-        compute=compute,
+        items=ok,
+        compute=Sample(data / "videos", sampling, title),
     )
+    done = engine.update(work, only, **params.engine.model_dump())
     for video_id, reason in done.reasons.items():
         print(f"  {video_id}: {reason}")
     print(
-        f"frames {dataset}: {done.rows} frames of {done.kept + done.made - done.dropped} videos "
+        f"{title}: {done.rows} frames of {done.kept + done.made - done.dropped} videos "
         f"({done.made} sampled, {done.kept} kept, {done.removed} removed, {done.dropped} dropped)"
     )
 
@@ -78,4 +89,4 @@ def find_sources(rows: Sequence[Row], videos: Path) -> Iterator[Source]:
 
 
 if __name__ == "__main__":
-    run(main, per_dataset=True)
+    run(main, per_dataset=True, in_parts=True)

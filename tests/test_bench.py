@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from bench import caption, dataset, finetune, gpu, incremental, memory, noop
+from bench import caption, dataset, finetune, gpu, incremental, memory, noop, scale
 
 SIZES = {"segments": 3, "beams": 3, "tokens": 6, "prefix": 2, "layers": 1, "width": 32, "vocabulary": 300, "rounds": 2}
 TINY = [f"--{name}={value}" for name, value in SIZES.items()]
@@ -86,3 +87,28 @@ def test_the_bench_of_a_dataset_tells_how_much_a_process_grew_that_trained_on_it
     assert figures["frames"] == 1200 and figures["segments"] == 6
     assert figures["growth_mib"] > 0
     assert not list(tmp_path.iterdir())
+
+
+def test_the_bench_of_scale_multiplies_what_it_has_measured(monkeypatch, capsys):
+    options = "--encoder RN50 --batch 1 --books 50 --rounds 1 --workers 3 --deaths 0 --slow 0"
+    table, figures = figures_of(scale, options, monkeypatch, capsys)
+    rates, rows = figures["rates"], figures["table"]
+    assert all(rate > 0 for rate in rates.values())
+    assert [row["videos"] for row in rows] == list(scale.SIZES)
+    for row in rows:
+        assert row["frames"] == row["videos"] * 117 * 5
+        assert row["frames, core-hours"] == pytest.approx(row["frames"] * rates["frames_cpu_s"] / 3600)
+        assert row["frames, TB"] == pytest.approx(row["frames"] * rates["frames_bytes"] / 1e12)
+    assert all(1 <= row["queue"] == row["queue_deaths"] and row["slices"] >= 1 for row in figures["schedule"])
+    assert table[-1].split()[0] == str(scale.SHARDS_PER_WORKER[-1])
+
+
+def test_a_schedule_loses_what_deaths_undo_and_nothing_else():
+    random = np.random.default_rng(0)
+    work, speeds = np.full(40, 10.0), np.array([1.0, 2.0])
+    assert scale.makespan(work, speeds[:1], random, 0, 0) == (400, 0)
+    ends, lost = scale.makespan(work, speeds, random, 0, 0)
+    assert lost == 0 and 400 / 3 <= ends <= 400 / 3 + 10
+    ends, lost = scale.makespan(work, speeds[:1], random, 1 / 50, 7)
+    deaths = round((ends - 400 - lost) / 7)
+    assert deaths > 0 and ends == pytest.approx(400 + lost + 7 * deaths) and 0 < lost < 10 * deaths

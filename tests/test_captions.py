@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.annotations import Segment
-from pipeline.captions import SCHEMA, read_captions, write_captions
+from pipeline.captions import SCHEMA, Retrieved, read_captions, write_captions
 
 HOSTILE = ['a "dog", running', "two\nlines", "", "a ||| b", "🎉 <b>naïve</b>", "=1+1"]
 
@@ -19,6 +19,7 @@ HOSTILE = ['a "dog", running', "two\nlines", "", "a ||| b", "🎉 <b>naïve</b>"
 class Said:
     caption: str
     log_prob: float = -1.5
+    retrieved: tuple[Retrieved, ...] = ()
 
 
 def segment(number, video="v_a", references=("a dog runs", "the dog, running")):
@@ -35,6 +36,18 @@ def test_captions_come_back_as_they_were_written(tmp_path):
     assert table.column("caption").to_pylist() == HOSTILE
     assert table.column("references").to_pylist() == [["a dog runs", "the dog, running"]] * len(HOSTILE)
     assert set(table.column("log_prob").to_pylist()) == {-1.5}
+
+
+def test_what_was_retrieved_stands_beside_them(tmp_path):
+    captions = {
+        "v_b#0": Said("a dog", -1.0, (Retrieved(2, 1, 30, 0.5),)),
+        "v_a#0": Said("a cat", -1.0, (Retrieved(2, 2, 4, 0.25),)),
+    }
+    write_captions(tmp_path / "captions.parquet", [segment(0, "v_b"), segment(0, "v_a")], captions)
+    assert pq.read_table(tmp_path / "retrieved.parquet").to_pylist() == [
+        {"segment_id": "v_a#0", "layer": 2, "head": 2, "frame_index": 4, "weight": 0.25},
+        {"segment_id": "v_b#0", "layer": 2, "head": 1, "frame_index": 30, "weight": 0.5},
+    ]
 
 
 def test_the_csv_and_the_coco_results_say_the_same(tmp_path):

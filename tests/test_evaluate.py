@@ -19,6 +19,7 @@ SAID = {"now": "a red star rests on the left", "order": "a green circle turns bl
 
 class Said:
     log_prob = -2.0
+    retrieved = ()
 
     def __init__(self, caption):
         self.caption = caption

@@ -41,7 +41,9 @@ class Killed(Exception):
     pass
 
 
-def build(folder: Path, videos: dict[str, tuple[int, int]], count: int, kill_after: int | None = None):
+def build(
+    folder: Path, videos: dict[str, tuple[int, int]], count: int, kill_after: int | None = None, only=shards.WHOLE
+):
     """videos: id -> (version, rows); rows 0: dropped. Returns what was computed and the Update."""
     computed: list[str] = []
 
@@ -57,7 +59,7 @@ def build(folder: Path, videos: dict[str, tuple[int, int]], count: int, kill_aft
                 yield Made(video_id, rows_of(video_id, version, rows), "cut short" if rows == 3 else None)
 
     fingerprints = {video_id: f"{version}:{rows}" for video_id, (version, rows) in videos.items()}
-    done = shards.update(folder, schema=SCHEMA, shards=count, fingerprints=fingerprints, compute=compute)
+    done = shards.update(folder, schema=SCHEMA, shards=count, fingerprints=fingerprints, compute=compute, only=only)
     return computed, done
 
 
@@ -121,6 +123,34 @@ def test_a_killed_run_keeps_the_shards_it_finished(tmp_path):
     kept = list(shards.index(tmp_path))
     computed, _ = build(tmp_path, videos, 4)
     assert 0 < len(kept) <= 12 and set(computed) == videos.keys() - set(kept)
+
+
+def test_slices_touch_nothing_of_each_other_and_together_make_a_clean_build(tmp_path):
+    videos = {f"v{i}": (0, 5) for i in range(20)}
+    folder, clean = tmp_path / "folder", tmp_path / "clean"
+    build(clean, videos, 4)
+    build(folder, videos | {"v3": (1, 5), "old": (0, 5)}, 6)  # of a larger count, and with what goes and changes
+    (folder / f"shard-00001.parquet.0123abcd{shards.ASIDE}").write_bytes(b"PAR1 half")
+    for part in (2, 3, 1):
+        before = contents(folder)
+        build(folder, videos, 4, only=shards.Slice(part, 3))
+        after = contents(folder)
+        touched = {name for name in before | after if before.get(name) != after.get(name)}
+        assert touched and all(int(name[6:11]) % 3 == part - 1 for name in touched)
+    assert contents(folder) == contents(clean)
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1/0", "3", "-1/4", "1/4/2", ""])
+def test_a_slice_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match=f"--shards: found '{text}', wanted I/N with I from 1 to N"):
+        shards.Slice.parse(text)
+
+
+def test_shards_are_in_order_of_their_numbers_however_many_there_are(tmp_path):
+    names = [f"shard-{number:05d}.parquet" for number in (99998, 99999, 100000)]
+    for name in reversed(names):
+        (tmp_path / name).touch()
+    assert [path.name for path in shards._shards(tmp_path)] == names
 
 
 def test_a_result_that_is_not_final_is_tried_again(tmp_path):

@@ -8,7 +8,7 @@ from test_memory import make_mapper
 
 from pipeline import retrieval
 from pipeline.memory import Moments
-from pipeline.streaming import Stream, stream_prefixes
+from pipeline.streaming import Stream, stream_segments
 
 MEMORY = {
     "layers": st.sampled_from([(2,), (3,), (2, 3), (2, 4)]),
@@ -21,8 +21,8 @@ MEMORY = {
 
 
 def recalled_whole(mapper, frames, start):
-    """Prefixes of segments that end with the last of frames [T, E], computed from all of them at once."""
-    return mapper(frames[None], Moments(torch.full_like(start, len(frames) - 1), start))
+    """What segments that end with the last of frames [T, E] recall, computed from all of them at once."""
+    return mapper.recalled(frames[None], Moments(torch.full_like(start, len(frames) - 1), start))
 
 
 @settings(max_examples=40, deadline=None)
@@ -58,9 +58,14 @@ def test_whatever_is_done_to_which_row_a_stream_recalls_what_the_whole_sequence_
         elif action == "recall":
             start = torch.stack([torch.randint(0, len(seen[i]) + 1, (2,), generator=generator) for i in rows])
             got = stream.recall(new[:, :1], start, row=row)
-            for i, frame, begin, prefix in zip(rows, new[:, :1], start, got, strict=True):
-                whole = recalled_whole(mapper, torch.cat([seen[i], frame]), begin[None])[0]
-                torch.testing.assert_close(prefix, whole, rtol=1e-9, atol=1e-9)
+            for i, frame, begin, recalled in zip(rows, new[:, :1], start, got, strict=True):
+                whole = recalled_whole(mapper, torch.cat([seen[i], frame]), begin[None])
+                torch.testing.assert_close(recalled.prefixes, whole.prefixes, rtol=1e-9, atol=1e-9)
+                for layer, attended in recalled.attended.items():
+                    of_all = torch.zeros(*attended.shape[:3], len(seen[i]) + 1, dtype=attended.dtype)
+                    held = attended[..., : len(seen[i]) - recalled.first]  # behind it is what other rows hold
+                    of_all[..., recalled.first : recalled.first + held.shape[-1]] = held
+                    torch.testing.assert_close(of_all, whole.attended[layer], rtol=1e-9, atol=1e-9)
         elif action == "clear":
             stream.clear(row)
             for i in rows:
@@ -75,8 +80,9 @@ def test_segments_of_a_streamed_video_have_the_prefixes_of_the_whole_in_whatever
     mapper = make_mapper(5, layers=(2, 3), max_entries=30, keyframes=2)
     embeddings = torch.randn(1, 40, 5, dtype=torch.float64)
     moments = Moments(torch.tensor([[30, 4, 30, 0, 39]]), torch.tensor([[20, 2, 5, 0, 31]]))
-    streamed = stream_prefixes(mapper, embeddings, moments, index="exact")
-    torch.testing.assert_close(streamed, mapper(embeddings, moments), rtol=1e-9, atol=1e-9)
+    streamed = stream_segments(mapper, embeddings, moments, index="exact")
+    prefixes = torch.cat([segment.prefixes for segment in streamed], dim=1)
+    torch.testing.assert_close(prefixes, mapper(embeddings, moments), rtol=1e-9, atol=1e-9)
 
 
 def test_a_long_stream_holds_no_more_than_its_memory():
@@ -114,6 +120,12 @@ def test_a_captioner_without_memory_has_nothing_to_stream():
         Stream(mapper)
 
 
+def assert_alike(rows, others):
+    """To rounding: faiss sums in another order."""
+    for row, other in zip(rows, others, strict=True):
+        torch.testing.assert_close(row.prefixes, other.prefixes, rtol=1e-3, atol=1e-4)
+
+
 def test_an_approximate_stream_that_looks_into_every_list_is_exact(monkeypatch):
     monkeypatch.setattr(retrieval, "LISTS", 4)
     monkeypatch.setattr(retrieval, "PROBES", 4)
@@ -124,16 +136,11 @@ def test_an_approximate_stream_that_looks_into_every_list_is_exact(monkeypatch):
     for at in range(0, 120, 4):  # the rows are full after 30 frames, so they forget many times
         piece = torch.randn(2, 4, 5, generator=generator)
         start = torch.randint(max(0, at - 20), at + 1, (2, 3), generator=generator)
-        # To rounding: faiss sums in another order.
-        torch.testing.assert_close(
-            approximate.recall(piece[:, :1], start), exact.recall(piece[:, :1], start), rtol=1e-3, atol=1e-4
-        )
+        assert_alike(approximate.recall(piece[:, :1], start), exact.recall(piece[:, :1], start))
         exact.remember(piece)
         approximate.remember(piece)
     assert all(index._files for indices in approximate._indices.values() for index in indices)
     approximate.clear(row=0)
     exact.clear(row=0)
     start = torch.zeros(2, 1, dtype=torch.int64)
-    torch.testing.assert_close(
-        approximate.recall(piece[:, :1], start), exact.recall(piece[:, :1], start), rtol=1e-3, atol=1e-4
-    )
+    assert_alike(approximate.recall(piece[:, :1], start), exact.recall(piece[:, :1], start))

@@ -23,14 +23,14 @@ from pipeline.captioner import (
     load_config,
     save_captioner,
 )
-from pipeline.captioning import caption_batch, prefixes_of
+from pipeline.captioning import caption_batch, recall
 from pipeline.decoder import save_decoder
 from pipeline.embeddings import VideoEmbeddings
 from pipeline.mapper import MapperConfig
 from pipeline.memory import MemoryConfig
 from pipeline.params import LoraParams
 from pipeline.sequences import collate, make_examples
-from pipeline.streaming import stream_prefixes
+from pipeline.streaming import stream_segments
 from pipeline.training import (
     CaptionTraining,
     Optimization,
@@ -179,16 +179,21 @@ def test_videos_that_outgrow_the_memory_are_streamed_and_captioned_as_they_would
     forgetful = build_captioner(config, decoder, captioner.mapper.state_dict())
     batch = collate(examples_for(forgetful)[:5])
     assert batch.embeddings.shape[1] > 3
-    whole = forgetful.prefixes(batch.embeddings, batch.moments, batch.real)
-    with mock.patch("pipeline.captioning.stream_prefixes", side_effect=stream_prefixes) as streamed:
-        torch.testing.assert_close(prefixes_of(forgetful, batch, "exact"), whole)
+    whole = forgetful.mapper.recalled(batch.embeddings, batch.moments)
+    with mock.patch("pipeline.captioning.stream_segments", side_effect=stream_segments) as streamed:
+        prefixes, retrieved = recall(forgetful, batch, "exact")
+        torch.testing.assert_close(prefixes, whole.prefixes[batch.real])
         assert streamed.call_count == 5
         assert caption_batch(forgetful, tokenizer, batch, **BEAM).keys() == {s.segment_id for s in batch.segments}
         streamed.reset_mock()
-        prefixes_of(captioner, batch, "exact")
+        recall(captioner, batch, "exact")
         assert not streamed.called  # it holds them all
-        torch.testing.assert_close(prefixes_of(forgetful, batch, "approximate"), whole)  # few keys: exact
+        torch.testing.assert_close(recall(forgetful, batch, "approximate")[0], prefixes)  # few keys: exact
         assert streamed.called
+    for seen, (b, r) in zip(retrieved, batch.real.nonzero().tolist(), strict=True):
+        for one in seen:
+            wanted = whole.attended[one.layer][b, one.head - 1, r, one.frame_index - batch.begins[b]]
+            assert one.weight == pytest.approx(float(wanted), rel=1e-4) and one.weight > 0
 
 
 def test_a_memory_learns_what_one_frame_cannot_tell(decoder, tokenizer, tmp_path):
@@ -314,7 +319,7 @@ def test_a_captioner_comes_back_from_its_folder_as_it_was(decoder, tokenizer, tm
     captioner = make(decoder)
     save_captioner(tmp_path / "c", captioner, None)
     assert load_config(tmp_path / "c") == captioner.config
-    assert json.loads((tmp_path / "c/captioner.json").read_text())["memory"]["k"] == 4
+    assert json.loads((tmp_path / "c/config.json").read_text())["memory"]["k"] == 4
     assert not (tmp_path / "c/decoder").exists()
 
 

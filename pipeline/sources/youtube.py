@@ -141,7 +141,7 @@ def fetch(
     if known and known.status in ("gone", "corrupt") and not _may_pass_now(known, site):
         return known, None
     reason, kind, attempts = _ask(site, video_id, folder)
-    files = [path for path in _files(folder) if path.suffix not in (".part", ".ytdl")]
+    files = _whole_files(folder)
     if kind is None and not files:
         reason, kind = "nothing was downloaded", _LATER
     if kind is not None:
@@ -158,6 +158,17 @@ def fetch(
         files[0].replace(target)
     shutil.rmtree(folder)
     return row, target
+
+
+def download(
+    address: str, folder: Path, *, max_height_px: int = 360, retries: int = 3, timeout_s: float = 30.0
+) -> Path:
+    """One video's file, in `folder`. For whoever wants this one and now; ValueError says why there is none."""
+    site = Site(address, max_height_px, None, None, retries, timeout_s, Pace(None, 1, 1))
+    failure = _download(site, address, folder)
+    if failure or not _whole_files(folder):
+        raise ValueError(f"{address}: {failure[0] if failure else 'nothing was downloaded'}")
+    return _whole_files(folder)[0]
 
 
 def reason_of(message: str) -> tuple[str, str]:
@@ -184,13 +195,14 @@ def _advice(param: str) -> str:
 def _ask(site: Site, video_id: str, folder: Path) -> tuple[str | None, str | None, int]:
     """Into `folder`, retried where that can help: the reason and its kind, or None and None; and how often we asked."""
     attempts, failure = 0, None
+    address = site.url.replace("{id}", quote(video_id.removeprefix("v_"), safe=""))
     while attempts <= site.retries:
         try:
             asked = site.pace.turn()
         except Closed:
             break
         attempts += 1
-        failure = _download(site, video_id, folder)
+        failure = _download(site, address, folder)
         if failure is None:
             site.pace.answered()
             return None, None, attempts
@@ -206,7 +218,7 @@ def _ask(site: Site, video_id: str, folder: Path) -> tuple[str | None, str | Non
     return *failure, attempts
 
 
-def _download(site: Site, video_id: str, folder: Path) -> tuple[str, str] | None:
+def _download(site: Site, address: str, folder: Path) -> tuple[str, str] | None:
     """Into `folder`; None, or why it failed and of what kind that is."""
     folder.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {
@@ -237,7 +249,6 @@ def _download(site: Site, video_id: str, folder: Path) -> tuple[str, str] | None
         import deno
 
         options["js_runtimes"] = {"deno": {"path": deno.find_deno_bin()}}
-    address = site.url.replace("{id}", quote(video_id.removeprefix("v_"), safe=""))
     try:
         with yt_dlp.YoutubeDL(options) as downloader:
             found: dict[str, Any] | None = downloader.extract_info(address, download=False)
@@ -252,8 +263,9 @@ def _download(site: Site, video_id: str, folder: Path) -> tuple[str, str] | None
     return None
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+def _whole_files(folder: Path) -> list[Path]:
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in paths if path.suffix not in (".part", ".ytdl")]
 
 
 def _not_too_large(progress: dict[str, Any]) -> None:

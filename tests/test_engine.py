@@ -1,0 +1,198 @@
+"""Shards made on a Ray cluster of two nodes in one machine: the same bytes as here, whatever dies."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Thread
+
+import pyarrow as pa
+import pytest
+from conftest import write_params
+from test_embed import contents, write_encoder
+
+from pipeline import engine, ledger, shards
+from pipeline.annotations import Segment, to_table
+from pipeline.shards import Made
+from stages import embed, frames
+
+ray = pytest.importorskip("ray")
+SCHEMA = pa.schema([("video_id", pa.string()), ("text", pa.string())])
+IDS = [f"v{i}" for i in range(12)]
+MEMORY = 80 << 20  # of a node's object store, bytes
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    # Tests that are no part of this module are not there for the workers to import.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def second(cluster):
+    """The node beside the head; a test may kill it."""
+    node = cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+    yield node
+    if node in cluster.worker_nodes:
+        cluster.remove_node(node)
+
+
+@dataclass(frozen=True)
+class Say:
+    """A row of each video's item."""
+
+    def __call__(self, items, *, cores):
+        return self.rows(items)
+
+    def rows(self, items) -> Iterator[Made]:
+        for video_id, text in items.items():
+            yield Made(video_id, pa.table({"video_id": [video_id], "text": [text]}, schema=SCHEMA))
+
+
+@dataclass(frozen=True)
+class Hang(Say):
+    """Stops in the middle of a shard on one node, where it leaves a note; on others it waits for that note."""
+
+    node_id: str
+    note: Path
+
+    def rows(self, items):
+        for number, made in enumerate(super().rows(items)):
+            doomed = ray.get_runtime_context().get_node_id() == self.node_id
+            if doomed and number == 1:
+                self.note.write_text(made.video_id)
+                time.sleep(600)
+            while not (doomed or self.note.exists()):
+                time.sleep(0.02)
+            yield made
+
+
+@dataclass(frozen=True)
+class Fail(Say):
+    def rows(self, items):
+        for made in super().rows(items):
+            if made.video_id == "v1":
+                raise RuntimeError("its codec is not of this world")
+            if made.video_id == "v2":
+                os._exit(1)
+            yield made
+
+
+@dataclass(frozen=True)
+class Refuse(Say):
+    def __call__(self, items, *, cores):
+        raise ValueError(f"{len(items)} videos are absent")
+
+
+def work(folder: Path, compute: Say = Say(), **others) -> engine.Work:
+    texts = {video_id: f"text of {video_id}" for video_id in IDS}
+    return replace(engine.Work("say", folder, SCHEMA, 4, texts, texts, compute), **others)
+
+
+def on(cluster, work: engine.Work, only=shards.WHOLE) -> shards.Update:
+    return engine.update(work, only, kind="ray", address=cluster.address, cores=1)
+
+
+@pytest.fixture
+def local(tmp_path) -> dict[str, bytes]:
+    engine.update(work(tmp_path / "local"), shards.WHOLE, kind="local", address=None, cores=1)
+    return contents(tmp_path / "local")
+
+
+@pytest.mark.parametrize("keeps", ["nothing", "model"])
+def test_a_node_killed_in_the_middle_of_a_shard_changes_nothing_but_the_time(cluster, second, tmp_path, local, keeps):
+    def kill():
+        while not note.exists():
+            time.sleep(0.02)
+        cluster.remove_node(second, allow_graceful=False)
+
+    note = tmp_path / "note"
+    killer = Thread(target=kill, daemon=True)
+    killer.start()
+    hanging = work(tmp_path / "shards", Hang(second.node_id, note), keeps=keeps)
+    done = on(cluster, hanging)
+    killer.join()
+    assert contents(tmp_path / "shards") == local
+    assert (done.made, done.kept, done.rows) == (len(IDS), 0, len(IDS))
+
+
+def test_videos_that_always_fail_are_named_and_all_other_shards_are_made(cluster, tmp_path, local, monkeypatch):
+    monkeypatch.setattr("pipeline.engine_ray.ATTEMPTS", 1)
+    with pytest.raises(ValueError) as raised:
+        on(cluster, work(tmp_path / "shards", Fail()))
+    said = str(raised.value).splitlines()
+    bad = {shards.shard_of(video_id, 4) for video_id in ("v1", "v2")}
+    assert said[0] == f"{len(bad)} shards could not be made because of"
+    assert said[1] == "  v1: RuntimeError: its codec is not of this world"
+    assert said[2].startswith("  v2: its process or node died, 2 times")
+    assert len(said) == 4 and said[3].startswith("All others are done.")
+    good = {f"shard-{number:05d}.parquet" for number in range(4) if number not in bad}
+    assert contents(tmp_path / "shards") == {name: local[name] for name in good}
+    assert on(cluster, work(tmp_path / "shards")).made == sum(shards.shard_of(i, 4) in bad for i in IDS)
+    assert contents(tmp_path / "shards") == local
+
+
+def test_what_the_work_refuses_is_said_before_anything_is_touched(cluster, tmp_path):
+    with pytest.raises(ValueError, match=r"^12 videos are absent$"):
+        on(cluster, work(tmp_path / "shards", Refuse()))
+    assert not (tmp_path / "shards").exists()
+
+
+def test_more_cores_than_any_node_has_are_refused(cluster, tmp_path):
+    with pytest.raises(ValueError, match=r"no node of the cluster has 99 cores: lower engine.cores in params.yaml"):
+        engine.update(work(tmp_path / "shards"), shards.WHOLE, kind="ray", address=cluster.address, cores=99)
+
+
+def test_without_ray_the_command_that_installs_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "pipeline.engine_ray", raising=False)
+    monkeypatch.delattr("pipeline.engine_ray", raising=False)
+    with pytest.raises(ValueError, match=r"pip install -r requirements-ray.txt"):
+        engine.update(work(tmp_path / "shards"), shards.WHOLE, kind="ray", address=None, cores=1)
+
+
+def test_frames_and_embeddings_made_on_a_cluster_have_the_bytes_of_those_made_here(
+    cluster, second, workspace, make_video
+):
+    folder = workspace({"frames.shards": 3, "embed.batch_size": 8, "device": "cpu"})
+    videos = folder / "data/activitynet/videos"
+    videos.mkdir(parents=True)
+    for number in range(5):
+        (videos / f"v{number}.mp4").symlink_to(make_video(f"{number}.mp4", seconds=0.5 + number / 2))
+    (videos / "v5.mp4").write_bytes(b"no video")
+    rows = [replace(ledger.examine(path.stem, path), status="ok") for path in videos.iterdir()]
+    ledger.write(folder / "data/activitynet/ledger.parquet", rows)
+    segments = [Segment(f"{row.video_id}#0", row.video_id, "train", 0, 1, ("a",), None) for row in rows]
+    import pyarrow.parquet as pq
+
+    pq.write_table(to_table(segments), folder / "data/activitynet/segments.parquet")
+    write_encoder(seed=0)
+    outs = [folder / "data/activitynet" / name for name in ("frames", "embeddings")]
+    frames.main("activitynet")
+    embed.main("activitynet")
+    here = [contents(out) for out in outs]
+    for out in outs:
+        for path in out.iterdir():
+            path.unlink()
+    values = {"engine.kind": "ray", "engine.address": cluster.address}
+    write_params(folder / "params.yaml", folder / "params.yaml", values)
+    root = Path(engine.__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.frames", "activitynet"],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "v5: no frame decodes" in done.stdout
+    embed.main("activitynet")
+    assert [contents(out) for out in outs] == here

@@ -1,0 +1,211 @@
+"""The report in a real browser: what a person sees and does there. Skipped where there is no Chromium."""
+
+import io
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from pipeline import frames, ledger, shards
+from pipeline.ledger import Row
+from pipeline.report.page import write_page
+from pipeline.report.runs import Run
+from pipeline.shards import Made
+
+CHROMIUM = os.environ.get("CHROMIUM") or next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; Debian: apt-get install chromium")
+
+HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><!-- \u2028 <b>bold</b> & 🎉"
+KINDS = ("before", "now", "order")
+VIDEOS, PER_VIDEO, FPS = 125, 4, 5.0
+
+
+def run(name: str, better: float) -> Run:
+    """500 segments; `better`: what is added to the CIDEr of kind `before`."""
+    rng = np.random.default_rng(0)
+    rows, retrieved = [], []
+    for video in range(VIDEOS):
+        for n in range(PER_VIDEO):
+            id, kind = f"v_{video:03d}#{n}", KINDS[(video + n) % 3]
+            cider = float(rng.uniform(50, 150)) + (better if kind == "before" else 0.0)
+            caption = HOSTILE if (video, n) == (0, 0) else f"{name} says {kind} of {video}"
+            rows.append(
+                {
+                    "segment_id": id,
+                    "video_id": f"v_{video:03d}",
+                    "kind": kind,
+                    "start_s": 2.0 * n,
+                    "end_s": 2.0 * n + 1.6,
+                }
+                | {"caption": caption, "references": [f"reference <i>{video}</i>"], "CIDEr": cider, "METEOR": cider / 3}
+                | {"ROUGE-L": 50.0, "BLEU-1": 50.0, "BLEU-4": 10.0, "facts": kind == "now", "log_prob": -1.0}
+            )
+            if better and n:
+                retrieved += [(id, 2, head, 3, 0.2 * head) for head in (1, 2)] + [(id, 2, 1, 10 * n - 3, 0.1)]
+    columns = ["segment_id", "layer", "head", "frame_index", "weight"]
+    return Run(
+        name,
+        pd.DataFrame(rows),
+        {"segments.asked": VIDEOS * PER_VIDEO},
+        pd.DataFrame(retrieved, columns=columns),
+        {"memory.enabled": bool(better), "seed": 0},
+    )
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    ids = [f"v_{video:03d}" for video in range(VIDEOS)]
+
+    def compute(video_ids: list[str]) -> Iterator[Made]:
+        for number, video_id in enumerate(video_ids):
+            jpeg = io.BytesIO()
+            Image.new("RGB", (64, 48), (number * 2 % 255, 120, 80)).save(jpeg, "JPEG")
+            columns = [[video_id] * 40, range(40), [i / FPS for i in range(40)], [jpeg.getvalue()] * 40]
+            yield Made(
+                video_id,
+                pa.table([pa.array(c, f.type) for c, f in zip(columns, frames.SCHEMA, strict=True)], frames.SCHEMA),
+            )
+
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        data = Path("data/activitynet")
+        shards.update(
+            data / "frames", schema=frames.SCHEMA, shards=2, fingerprints=dict.fromkeys(ids, "1"), compute=compute
+        )
+        ledger.write(data / "ledger.parquet", [Row(id, "ok", duration_s=8.0) for id in ids])
+        write_page([run("baseline", 0.0), run("memory", 200.0)], Path("metrics/report.html"), fps=FPS)
+    finally:
+        os.chdir(before)
+    return folder / "metrics/report.html"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        # Root may not use Chromium's sandbox, and in containers everybody is root.
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, report: Path) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.asked, page.errors = [], []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.goto(report.as_uri())
+    yield page
+    assert page.errors == []
+    page.close()
+
+
+def captions(page: Page) -> list[str]:
+    return page.locator("#segment q").all_inner_texts()
+
+
+def test_it_opens_in_under_two_seconds_with_500_segments_and_asks_nobody_for_anything(page, report):
+    started = time.monotonic()
+    page.goto(report.as_uri())
+    page.locator("#segment img").first.wait_for()
+    assert time.monotonic() - started < 2
+    assert page.locator("#list li").count() == 500
+    assert set(page.asked) - {report.as_uri()} == {url for url in page.asked if url.startswith("data:")}
+
+
+def test_what_comes_from_data_is_text_and_nothing_else(page):
+    assert captions(page) == [HOSTILE.replace("\u2028", " ")] * 2 or captions(page) == [HOSTILE] * 2
+    assert page.title() == "Captions and what the memory saw"
+    assert page.locator("#segment q img, #segment q b, #segment li i").count() == 0
+    assert page.locator("#segment .references li").all_inner_texts() == ["reference <i>0</i>"]
+
+
+def test_keys_move_through_the_segments(page):
+    page.keyboard.press("j")
+    page.keyboard.press("ArrowDown")
+    assert captions(page) == ["baseline says order of 0", "memory says order of 0"]
+    assert page.locator("#list li[aria-current]").get_attribute("data-id") == "v_000#2"
+    page.keyboard.press("k")
+    assert captions(page)[0] == "baseline says now of 0"
+    page.reload()  # the address says which segment it was
+    assert captions(page)[0] == "baseline says now of 0"
+
+
+def test_a_kind_can_be_picked_by_click_and_by_key(page):
+    page.get_by_role("group", name="Kind").get_by_role("button", name="now").click()
+    assert page.locator("#segment .head strong").inner_text() == "now"
+    assert page.locator("#count").inner_text() == f"{page.locator('#list li').count()} of 500"
+    page.keyboard.press("3")
+    assert page.locator("#segment .head strong").inner_text() == "order"
+    page.keyboard.press("0")
+    assert page.locator("#list li").count() == 500
+
+
+def test_sorting_by_gain_puts_what_the_memory_gained_first(page):
+    page.get_by_label("Sort").select_option(label="most gained by memory")
+    assert page.locator("#segment .head strong").inner_text() == "before"
+    gains = [
+        float(text.translate({0x2212: "-", ord("±"): None}))
+        for text in page.locator("#list .top span:last-child").all_inner_texts()
+    ]
+    assert gains == sorted(gains, reverse=True) and gains[0] == 200 and gains[-1] == 0
+
+
+def test_words_find_their_segments(page):
+    page.keyboard.press("/")
+    page.keyboard.type("now of 17")
+    assert page.locator("#list li").count() == sum((17 + n) % 3 == 1 for n in range(PER_VIDEO))
+    page.keyboard.press("Escape")
+    page.get_by_label("Find").fill("no such words")
+    assert "No segment fits" in page.locator("#segment").inner_text()
+
+
+def test_it_shows_which_moments_the_memory_gave_and_how_much_attention_each_got(page):
+    assert "nothing to remember yet" in page.locator("#segment").inner_text()  # a video's first segment
+    page.keyboard.press("j")
+    remembered = page.locator(".remembered figcaption")
+    # Two heads: 0.2 and 0.4 for frame 3; 0.1 of one of them for frame 7, which is another moment.
+    assert remembered.all_inner_texts() == ["30.0 % at 0.6 s", "5.0 % at 1.4 s"]
+    assert page.locator(".time path[stroke-linecap]").count() == 2  # each joined to its time
+    page.locator(".heads summary").click()
+    assert page.locator(".heads tbody tr").all_inner_texts() == [
+        "layer 2, head 1\t20.0 %\t10.0 %",
+        "layer 2, head 2\t40.0 %\t",
+    ]
+    assert all(page.locator("#segment img").evaluate_all("images => images.map((one) => one.naturalWidth > 0)"))
+
+
+def test_the_scores_are_those_of_the_segments_asked_for(page):
+    row = page.locator("#scores tr", has=page.get_by_role("rowheader", name="CIDEr"))
+    whole = row.inner_text()
+    page.get_by_role("group", name="Segments").get_by_role("button", name="before").click()
+    assert "+200.0" in row.inner_text() and "p < 0.001" in row.inner_text()
+    assert "+200.0" not in whole
+    page.get_by_role("group", name="Segments").get_by_role("button", name="now").click()
+    assert "±0.0" in row.inner_text()
+
+
+def test_it_fits_a_phone_and_follows_the_system_into_the_dark(browser, report):
+    phone = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark", is_mobile=True)
+    phone.goto(report.as_uri())
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+    ground, ink = phone.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+    )
+    brightness = [sum(map(int, colour[4:-1].split(","))) for colour in (ground, ink)]
+    assert brightness[0] < 150 and brightness[1] > 600
+    phone.get_by_role("button", name="next segment").click()
+    assert phone.locator("#segment q").first.inner_text() == "baseline says now of 0"
+    phone.close()
