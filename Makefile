@@ -1,5 +1,6 @@
 # make demo      see it work: both variants on the built-in dataset, and what the memory changes
 # make ablation  what each setting of the memory does: 12 variants, 3 seeds each -> docs/results.md (36 trainings)
+# make retry     download again what failed for a reason that can pass, and bring up to date what hangs on it
 # make app       caption your own videos on a page: open the address that it says (after make demo)
 # make test      check it: lint, types, tests
 # make lint      the first two of those
@@ -8,7 +9,7 @@
 #
 # Each makes the environment it needs in .venv, from Python 3.11 or 3.12, and installs nothing outside this folder.
 
-.PHONY: help demo ablation app test lint lock clean
+.PHONY: help demo ablation app retry test lint lock clean
 .DELETE_ON_ERROR:
 
 # The first Python that is new enough and can make environments (Debian's python3 without python3-venv cannot).
@@ -50,6 +51,11 @@ demo: .venv/installed
 ablation: .venv/installed
 	@# ablation/pipeline.yaml says why DVC sees it only meanwhile, also if it is interrupted
 	trap 'rm -f ablation/dvc.yaml' EXIT; cp ablation/pipeline.yaml ablation/dvc.yaml && dvc repro ablation/dvc.yaml
+
+retry: .venv/installed
+	@# DVC takes the stages for up to date: nothing changed here, but the network may have.
+	dvc repro --force --single-item download@coco download@activitynet
+	dvc repro
 
 app: .venv/installed
 	python -m pipeline.app

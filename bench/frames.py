@@ -93,9 +93,10 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def make(folder: Path, seconds: float, videos: Path | None) -> list[Path]:
+def make(folder: Path, seconds: float, videos: Path | None, rate: float | None = None) -> list[Path]:
+    """Videos of so many seconds, at one rate or at their own."""
     width, height = SIZE.split("x")
-    length = ("-t", str(seconds))
+    length = ("-t", str(seconds), *(() if rate is None else ("-r", str(rate))))
     inputs: list[tuple[str, tuple[str, ...]]]
     if videos is None:
         inputs = [(name, ("-f", "lavfi", "-i", source)) for name, source in MADE_UP.items()]

@@ -160,10 +160,20 @@ def segments_of(
     return segments[:1] if initial else segments, reasons
 
 
-def to_table(segments: Iterable[Segment]) -> pa.Table:
-    """By video and place in it (`v#10` comes after `v#9`)."""
+def to_table(segments: Iterable[Segment], *, asked: Mapping[str, int] | None = None) -> pa.Table:
+    """By video and place in it (`v#10` comes after `v#9`).
+
+    asked: by split, how many there would be if no video had failed; the table's metadata keep it for `asked_for`.
+    """
     ordered = sorted(segments, key=lambda segment: (segment.video_id, segment.start_s, segment.end_s))
-    return pa.Table.from_pylist([asdict(segment) for segment in ordered], schema=SCHEMA)
+    schema = SCHEMA if asked is None else SCHEMA.with_metadata({"asked": json.dumps(asked)})
+    return pa.Table.from_pylist([asdict(segment) for segment in ordered], schema=schema)
+
+
+def asked_for(table: pa.Table, split: str) -> int | None:
+    """How many segments the split would have if no video had failed, if the table says so."""
+    said = (table.schema.metadata or {}).get(b"asked")
+    return None if said is None else int(json.loads(said)[split])
 
 
 def from_table(table: pa.Table) -> list[Segment]:

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -41,9 +42,15 @@ class Encoder:
         return next(self.embed_videos([(None, jpegs)], batch_size=batch_size))[1]
 
     def embed_videos(
-        self, videos: Iterable[tuple[Key, Sequence[bytes]]], *, batch_size: int, workers: int | None = None
+        self,
+        videos: Iterable[tuple[Key, Sequence[bytes] | pa.ChunkedArray]],
+        *,
+        batch_size: int,
+        workers: int | None = None,
     ) -> Iterator[tuple[Key, NDArray[np.float16]]]:
         """(key, embeddings [frames, E]) of each (key, JPEGs), in order; batches run across videos.
+
+        An Arrow column of JPEGs is read a batch at a time: as a list, hours of them would be in memory twice.
 
         The embeddings are what open_clip's preprocess and `encode_image` give, not normalised: the length is
         part of what CLIP saw, and whoever wants it gone can divide.
@@ -193,7 +200,7 @@ class _Piece(Generic[Key]):
 
 
 def _batches(
-    videos: Iterable[tuple[Key, Sequence[bytes]]], batch_size: int
+    videos: Iterable[tuple[Key, Sequence[bytes] | pa.ChunkedArray]], batch_size: int
 ) -> Iterator[tuple[list[bytes], list[_Piece[Key]]]]:
     jpegs: list[bytes] = []
     pieces: list[_Piece[Key]] = []
@@ -201,7 +208,8 @@ def _batches(
         start = 0
         while True:
             count = min(len(frames) - start, batch_size - len(jpegs))
-            jpegs += frames[start : start + count]
+            part = frames[start : start + count]
+            jpegs += part.to_pylist() if isinstance(part, pa.ChunkedArray) else part
             pieces.append(_Piece(key, start, count, start + count == len(frames)))
             start += count
             if len(jpegs) == batch_size:

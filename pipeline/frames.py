@@ -18,7 +18,8 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby, islice
 from pathlib import Path
@@ -29,7 +30,7 @@ import imageio_ffmpeg
 import numpy as np
 import pyarrow as pa
 
-from pipeline import packets
+from pipeline import media, packets
 from pipeline.imports import code_fingerprint
 from pipeline.safety import FORMATS, MAX_FRAME_PX, MAX_PICTURES_BYTES, MAX_VIDEO_S, PROTOCOLS, decoding_limit_s
 
@@ -57,7 +58,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Source:
-    """A video file; `duration_s` as its header claims, None for pictures."""
+    """A video file, or one in a zip (pipeline/media.py); `duration_s` as its header claims, None for pictures."""
 
     video_id: str
     path: Path
@@ -82,6 +83,14 @@ def sample(source: Source, sampling: Sampling) -> Sampled:
 
     It gets one thread: several videos at once use the cores better.
     """
+    try:
+        with media.local(source.path) as file:
+            return _sample_file(replace(source, path=file), sampling)
+    except media.BadMember as error:
+        return Sampled(source.video_id, [], f"no frame decodes ({error})")
+
+
+def _sample_file(source: Source, sampling: Sampling) -> Sampled:
     if not source.path.is_file():  # a pipe that nobody writes to would be waited for
         return Sampled(source.video_id, [], "no frame decodes (not a file)")
     if (source.duration_s or 0) > MAX_VIDEO_S:
@@ -100,17 +109,18 @@ def sample(source: Source, sampling: Sampling) -> Sampled:
 
 def sample_pictures(sources: Sequence[Source], sampling: Sampling) -> list[Sampled]:
     """`sample` of each, by one process: starting ffmpeg takes several times as long as a picture."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         files = [Path(folder) / f"{number}.jpg" for number in range(len(sources))]
-        outputs = [
-            jpegs_of(pictures_of(_address(source), sampling), sampling, f"file:{file}", **{"frames:v": 1})
-            for source, file in zip(sources, files, strict=True)
-        ]
         try:
+            local = [replace(source, path=stack.enter_context(media.local(source.path))) for source in sources]
+            outputs = [
+                jpegs_of(pictures_of(_address(source), sampling), sampling, f"file:{file}", **{"frames:v": 1})
+                for source, file in zip(local, files, strict=True)
+            ]
             done = _run(ffmpeg.merge_outputs(*outputs), 300)
             if done.returncode == 0 and not done.stderr:
                 return [Sampled(one.video_id, [file.read_bytes()]) for one, file in zip(sources, files, strict=True)]
-        except (subprocess.TimeoutExpired, FileNotFoundError):
+        except (subprocess.TimeoutExpired, FileNotFoundError, media.BadMember):
             pass
     return [sample(source, sampling) for source in sources]  # one of them is bad: find out which, and why
 

@@ -2,24 +2,28 @@
 
 import errno
 import hashlib
+import json
 import logging
 import re
+import threading
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import av.logging
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import media
 from pipeline.imports import code_fingerprint
 from pipeline.safety import FORMATS, MAX_FRAME_PX, PROTOCOLS
 
-# ok: it opens and its first frame decodes. missing: no file. unavailable: the source does not give it.
-# corrupt: a file, not a video. refused: an id that must not become a file name. skipped: the subset is full.
-Status = Literal["ok", "missing", "unavailable", "corrupt", "refused", "skipped"]
+# ok: it opens and its first frame decodes. missing: no file. gone: the source will not give it. unavailable: it did not
+# give it, and may another time. corrupt: a file, not a video. refused: an id that must not become a file name, a member
+# of an archive that is no plain file. skipped: the subset is full.
+Status = Literal["ok", "missing", "gone", "unavailable", "corrupt", "refused", "skipped"]
 SCHEMA = pa.schema(
     [
         ("video_id", pa.string()),
@@ -58,20 +62,26 @@ def refusal(video_id: str) -> str | None:
 
 
 def examine(video_id: str, path: Path, *, attempts: int = 1) -> Row:
-    """The row of a file: ok, or corrupt with the reason."""
-    status, reason, duration_s = _probe(path)
-    return Row(video_id, status, reason, duration_s, path.stat().st_size, sha256_of(path), attempts)
+    """The row of a file, or of a member of a zip (pipeline/media.py): ok, or corrupt with the reason."""
+    try:
+        with media.local(path) as file:
+            status, reason, duration_s = _probe(file)
+            return Row(video_id, status, reason, duration_s, file.stat().st_size, sha256_of(file), attempts)
+    except media.BadMember as error:
+        return Row(video_id, "corrupt", str(error), attempts=attempts)
 
 
 def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
+    """Of a file, or of a member of a zip (pipeline/media.py)."""
+    with media.local(path) as local, local.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write(path: Path, rows: Iterable[Row]) -> None:
-    """By video_id, with the version of the probe that judged them."""
+def write(path: Path, rows: Iterable[Row], *, source: str = "") -> None:
+    """By video_id, with the version of the probe that judged them and the source that they came from."""
     ordered = [asdict(row) for row in sorted(rows, key=lambda row: row.video_id)]
-    table = pa.Table.from_pylist(ordered, schema=SCHEMA.with_metadata({"probe": _probe_version()}))
+    metadata = {"probe": _probe_version(), "source": source}
+    table = pa.Table.from_pylist(ordered, schema=SCHEMA.with_metadata(metadata))
     aside = path.with_name(path.name + ".aside")
     pq.write_table(table, aside)
     aside.replace(path)
@@ -81,13 +91,91 @@ def read(path: Path) -> dict[str, Row]:
     return {row["video_id"]: Row(**row) for row in pq.read_table(path).to_pylist()}
 
 
-def read_trusted(path: Path) -> dict[str, Row]:
-    """What an earlier run found, if today's probe would judge the same: rows to reuse for files that did not change."""
+class Journal:
+    """What a run finds, kept as it goes: a kill in the 60th hour of a download forgets nothing.
+
+    `known`: rows that may be reused, the ledger's of the run before and over them what a killed run had found since.
+    What another probe said of a file does not count, nor what was found of another source.
+    """
+
+    def __init__(self, ledger: Path, *, source: str) -> None:
+        """source: says where the videos come from."""
+        self._ledger, self._source, self._lock = ledger, source, threading.Lock()
+        self._path = ledger.with_name(".ledger.jsonl")
+        head = {"probe": _probe_version(), "source": source}
+        said, rows = _read_with_head(ledger)
+        self._foreign = said != head
+        old = self._path.read_bytes().splitlines() if self._path.exists() else []
+        found = [row for line in old[1:] if (row := _row_of(line))]  # a kill may have cut the last line
+        known = _that_count(rows, said, head) + _that_count(found, _parsed(old[0]) if old else None, head)
+        self.known = {row.video_id: row for row in known}
+        aside = self._path.with_name(self._path.name + ".aside")
+        aside.write_text("".join(f"{json.dumps(one)}\n" for one in (head, *map(asdict, self.known.values()))))
+        aside.replace(self._path)
+        self._file = self._path.open("a")
+
+    def record(self, row: Row) -> None:
+        """Call it before the video gets its name in the videos' folder: a file that is there is the one recorded."""
+        with self._lock:
+            if self._foreign:  # whoever trusts it again must not find files there that it does not know
+                self._ledger.unlink(missing_ok=True)
+                self._foreign = False
+            self._file.write(json.dumps(asdict(row)) + "\n")
+            self._file.flush()
+
+    def kept(self, video_id: str, there: Path) -> Row | None:
+        """The row of an earlier run's file: as known, if it is that file, else examined. Deleted if it is not ok."""
+        known = self.known.get(video_id)
+        if known and known.status == "ok" and known.bytes == there.stat().st_size:
+            return replace(known, reason=None)
+        row = examine(video_id, there, attempts=max(1, known.attempts if known else 0))
+        if row.status != "ok":
+            there.unlink()
+            return None
+        self.record(row)
+        return row
+
+    def finish(self, rows: Iterable[Row]) -> None:
+        """The ledger is these rows; the journal goes."""
+        write(self._ledger, rows, source=self._source)
+        self._path.unlink()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _read_with_head(ledger: Path) -> tuple[dict[str, str], list[Row]]:
+    """What a ledger says of its probe and its source, and its rows; none if there is no ledger."""
     try:
-        version = (pq.read_schema(path).metadata or {}).get(b"probe")
-        return read(path) if version == _probe_version().encode() else {}
+        metadata = pq.read_schema(ledger).metadata or {}
+        said = {key: metadata.get(key.encode(), b"").decode() for key in ("probe", "source")}
+        return said, list(read(ledger).values())
     except (FileNotFoundError, pa.ArrowInvalid):
-        return {}
+        return {}, []
+
+
+def _that_count(rows: list[Row], said: Any, head: dict[str, str]) -> list[Row]:
+    """Of rows found under `said`, those that count under `head`."""
+    if said == head:
+        return rows
+    if not isinstance(said, dict) or said.get("source") != head["source"]:
+        return []
+    return [row for row in rows if row.status in ("gone", "unavailable")]  # no probe has seen them
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _row_of(line: bytes) -> Row | None:
+    found = _parsed(line)
+    return Row(**found) if isinstance(found, dict) and found.keys() == set(SCHEMA.names) else None
 
 
 def with_reason(row: Row, reason: str | None) -> Row:

@@ -35,13 +35,14 @@ class EngineParams(Section):
 
 
 class DownloadParams(Section):
-    source: Literal["shapes", "directory", "youtube"]
+    source: Literal["shapes", "directory", "youtube", "huggingface", "coco"]
     format: Literal["coco", "activitynet"]
     folder: str
     media: dict[Split, str]
     annotations: dict[Split, list[str]]
     videos: dict[Split, Count | None]
     segments: Literal["all", "initial"]
+    max_failed_fraction: Annotated[float, Field(ge=0, le=1)]
 
     @model_validator(mode="after")
     def _has_every_split(self) -> "DownloadParams":
@@ -51,6 +52,8 @@ class DownloadParams(Section):
                 raise ValueError(f"{name} needs the keys train, val and test; missing: {', '.join(sorted(missing))}")
         if self.source == "shapes" and None in self.videos.values():
             raise ValueError("videos: source shapes renders a number of videos per split, not null")
+        if self.source == "coco" and self.format != "coco":
+            raise ValueError(f"format: source coco has captions in format 'coco', found {self.format!r}")
         return self
 
 
@@ -64,8 +67,30 @@ class ShapesParams(Section):
 class YoutubeParams(Section):
     url: Annotated[str, Field(pattern=r"\{id\}")]
     max_height_px: Positive
+    cookies: str | None
+    proxy: str | None
+    workers: Positive
+    videos_per_hour: PositiveFloat | None
     retries: Count
     timeout_s: PositiveFloat
+    backoff_s: PositiveFloat
+    max_backoff_s: PositiveFloat
+
+
+class HuggingfaceParams(Section):
+    repo: str
+    revision: str
+    archives: list[str]
+
+
+class CocoParams(Section):
+    pictures: str
+    annotations: str
+    karpathy: str
+    md5: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None]
+    retries: Count
+    timeout_s: PositiveFloat
+    backoff_s: PositiveFloat
 
 
 class FramesParams(Section):
@@ -200,6 +225,8 @@ class Params(Section):
     download: dict[Dataset, DownloadParams]
     shapes: ShapesParams
     youtube: YoutubeParams
+    huggingface: HuggingfaceParams
+    coco: CocoParams
     frames: FramesParams
     backbones: BackbonesParams
     embed: EmbedParams

@@ -1,4 +1,4 @@
-"""What of ffmpeg an untrusted file may reach.
+"""What of ffmpeg an untrusted file may reach, and what sizes are believed.
 
 A playlist posing as mp4 makes ffmpeg read other files or call hosts. So: the file protocol alone, containers that
 cannot name other files alone, frames of a sane size, and an end to time and output, whatever a header claims.
@@ -15,6 +15,10 @@ MAX_FRAME_PX = 100_000_000
 # Of a file that says it lasts longer, or turns out to, nothing is kept; nor if its pictures take more room than this.
 MAX_VIDEO_S = 12 * 3600
 MAX_PICTURES_BYTES = 4 << 30
+# A video's file: 12 hours of 1080p are about as much.
+MAX_FILE_BYTES = 16 * 2**30
+# Videos and pictures are packed already; what unpacks to a hundred times its size is no video.
+MAX_RATIO = 100
 
 
 def decoding_limit_s(duration_s: float | None, size_bytes: int) -> float:

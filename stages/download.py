@@ -1,25 +1,29 @@
 """Fetch a dataset's videos and annotations: `python -m stages.download coco|activitynet`.
 
-Reads the source that params.yaml names (the built-in shapes, a folder, YouTube). Writes data/{dataset}/videos/,
-annotations/ (the files as used), segments.parquet (of the videos that are there) and ledger.parquet (every video
-that an annotation names and, if it is not there, why). What is there and unchanged is kept.
+Reads the source that params.yaml names (the built-in shapes, a folder, YouTube, a Hugging Face repository, COCO as
+published). Writes data/{dataset}/videos/, annotations/ (the files as used), segments.parquet (of the videos that are
+there) and ledger.parquet (every video that an annotation names and, if it is not there, why). What is there and did not
+change is kept, what is gone for good is not asked for again, what failed for a reason that can pass is.
 """
 
 import shutil
 from collections.abc import Mapping
-from functools import cache
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import cast
 
 import pyarrow.parquet as pq
 
-from pipeline import annotations, ledger
-from pipeline.annotations import SPLITS, Annotation, Split
-from pipeline.cores import cores
-from pipeline.ledger import Row
+from pipeline import annotations
+from pipeline.annotations import SPLITS
+from pipeline.ledger import Journal
 from pipeline.params import Dataset, DownloadParams, Params, load_params
-from pipeline.sources import builtin, directory, youtube
-from pipeline.sources.subset import Fetch, fetch_subset
+from pipeline.sources import builtin, directory
+from pipeline.sources.coco import Coco, Pictures
+from pipeline.sources.directory import Directory
+from pipeline.sources.huggingface import Huggingface, Repository
+from pipeline.sources.subset import Fetched, Source, fetch_subset
+from pipeline.sources.youtube import Youtube
 from stages import run
 
 Files = Mapping[str, list[Path]]  # the annotation files of every split
@@ -28,72 +32,83 @@ Files = Mapping[str, list[Path]]  # the annotation files of every split
 def main(dataset: Dataset) -> None:
     params = load_params()
     own, out = params.download[dataset], Path("data") / dataset
-    videos, rendered = out / "videos", out / ".rendered"
+    videos, rendered, unfinished = out / "videos", out / ".rendered", out / ".partial"
     videos.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(rendered, ignore_errors=True)  # a killed run's
     try:
-        files = _annotation_files(own, params, rendered)
+        files = _annotation_files(own, params, out, rendered)
         by_video, splits, reasons = annotations.read_splits(files, own.format)
-        fetched = fetch_subset(
-            by_video,
-            splits,
-            {split: own.videos[split] for split in SPLITS},
-            _youtube(params, out) if own.source == "youtube" else _directory(own, out, rendered),
-            initial=own.segments == "initial",
-            workers=cores(),
-            title=f"download {dataset}",
-        )
+        source = _source(own, params, out, rendered, list(splits))
+        with Journal(out / "ledger.parquet", source=source.identity) as journal, closing(source):
+            fetched = fetch_subset(
+                by_video,
+                splits,
+                {split: own.videos[split] for split in SPLITS},
+                partial(source.fetch, journal),
+                initial=own.segments == "initial",
+                workers=source.workers,
+                title=f"download {dataset}",
+            )
         fetched.reasons += reasons
         directory.remove_all_but(fetched.files, videos)
         beside = rendered.glob("annotations/*")  # the built-in videos' ground truth
         directory.put_all([*(path for paths in files.values() for path in paths), *beside], out / "annotations")
+        journal.finish(fetched.rows)
     finally:
         shutil.rmtree(rendered, ignore_errors=True)
-    ledger.write(out / "ledger.parquet", fetched.rows)
-    if not fetched.segments:
-        raise ValueError(f"no video is usable: {fetched.failures()}; see {out / 'ledger.parquet'}")
-    pq.write_table(annotations.to_table(fetched.segments), out / "segments.parquet.aside")
+    if unfinished.exists():
+        still = (unfinished / row.video_id for row in fetched.rows if row.status == "unavailable")
+        directory.remove_all_but(still, unfinished)
+    _check(fetched, own.max_failed_fraction, dataset)
+    table = annotations.to_table(fetched.segments, asked={split: fetched.asked[split] for split in SPLITS})
+    pq.write_table(table, out / "segments.parquet.aside")
     (out / "segments.parquet.aside").replace(out / "segments.parquet")
     print(f"download {dataset}: {fetched.summary()}")
 
 
-def _annotation_files(own: DownloadParams, params: Params, rendered: Path) -> Files:
+def _annotation_files(own: DownloadParams, params: Params, out: Path, rendered: Path) -> Files:
     if own.source == "shapes":
         counts = {str(split): own.videos[split] or 0 for split in SPLITS}
         return builtin.render(rendered, own.format, counts=counts, seed=params.seed, **params.shapes.model_dump())
+    if own.source == "coco":
+        coco = Coco(out / "archives", **params.coco.model_dump())
+        return {split: coco.captions(own.annotations[split], rendered / "captions") for split in SPLITS}
     return {split: [Path(own.folder) / name for name in own.annotations[split]] for split in SPLITS}
 
 
-def _directory(own: DownloadParams, out: Path, rendered: Path) -> Fetch:
-    builtin_source = own.source == "shapes"
-    known = ledger.read_trusted(out / "ledger.parquet")
-    files_of = cache(directory.files_by_stem)
+def _source(own: DownloadParams, params: Params, out: Path, rendered: Path, video_ids: list[str]) -> Source:
+    videos, unfinished = out / "videos", out / ".partial"
+    match own.source:
+        case "shapes":
+            return Directory(videos, dict.fromkeys(SPLITS, rendered / builtin.MEDIA), move=True, name="shapes")
+        case "directory":
+            return Directory(videos, {split: Path(own.folder) / own.media[split] for split in SPLITS})
+        case "youtube":
+            return Youtube(videos, unfinished, **params.youtube.model_dump())
+        case "huggingface":
+            repository = Repository(**params.huggingface.model_dump())
+            return Huggingface(repository, videos, unfinished, out / ".members", video_ids=video_ids)
+        case "coco":
+            names = [own.media[split] for split in SPLITS if own.videos[split] != 0]
+            return Pictures(Coco(out / "archives", **params.coco.model_dump()), names, videos)
 
-    def fetch(video_id: str, split: str, annotation: Annotation) -> tuple[Row, Path | None]:
-        media = rendered / builtin.MEDIA if builtin_source else Path(own.folder) / own.media[cast("Split", split)]
-        source = directory.find(video_id, media, files_of(media), annotation.file_name)
-        return directory.fetch(
-            video_id,
-            source,
-            out / "videos",
-            wanted_in=Path(builtin.MEDIA) if builtin_source else media,
-            known=known.get(video_id),
-            known_in=out / "ledger.parquet",
-            move=builtin_source,
+
+def _check(fetched: Fetched, max_failed_fraction: float, dataset: str) -> None:
+    """Raises ValueError if more failed than may, or all."""
+    failed, asked = fetched.failed(), [row for row in fetched.rows if row.status != "skipped"]
+    where = f"data/{dataset}/ledger.parquet has every video's reason"
+    if not fetched.segments:
+        why = fetched.reasons_of(asked) or "the annotations name none"
+        raise ValueError(f"no video is usable: {why}; {where}")
+    if len(failed) > max_failed_fraction * len(asked):
+        again = sum(row.status == "unavailable" for row in failed)
+        raise ValueError(
+            f"{len(failed)} of {len(asked)} videos failed, {len(failed) / len(asked):.1%}; "
+            f"download.{dataset}.max_failed_fraction in params.yaml allows {max_failed_fraction:.1%}: "
+            f"{fetched.reasons_of(failed)}; {where}."
+            + (f" {again} of them can pass: try again with `make retry`." if again else "")
+            + " To go on without them, raise max_failed_fraction."
         )
-
-    return fetch
-
-
-def _youtube(params: Params, out: Path) -> Fetch:
-    known = ledger.read_trusted(out / "ledger.parquet")
-    there = directory.files_by_stem(out / "videos")
-
-    def fetch(video_id: str, split: str, annotation: Annotation) -> tuple[Row, Path | None]:
-        options = params.youtube.model_dump()
-        return youtube.fetch(video_id, out / "videos", there=there.get(video_id), known=known.get(video_id), **options)
-
-    return fetch
 
 
 if __name__ == "__main__":

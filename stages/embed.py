@@ -46,7 +46,7 @@ class Embed:
         schema = schema_of(self.encoder.width)
         there = [video_id for video_id, entry in items.items() if entry.rows]
         tables = shards.iterate(self.frames, there)
-        videos = ((table.drop_columns("jpeg"), table["jpeg"].to_pylist()) for _, table in tables)
+        videos = ((table.drop_columns("jpeg"), table["jpeg"]) for _, table in tables)
         embedded = self.encoder.embed_videos(videos, batch_size=self.batch_size, workers=cores)
         rows = sum(entry.rows for entry in items.values())
         with tqdm(total=rows, desc=self.title, unit="frame", unit_scale=True, smoothing=0.05) as bar:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
-from pipeline.annotations import from_table
+from pipeline.annotations import asked_for, from_table
 from pipeline.captions import read_captions
 from pipeline.clipscore import NoTextTower, clip_scores
 from pipeline.diversity import diversity
@@ -54,8 +54,10 @@ def evaluate(
             raise ValueError(
                 f"{captions_path} has captions of split {others[0]!r}, caption.split is {split!r}: run `dvc repro`"
             )
-        segments = from_table(pq.read_table(SEGMENTS))
+        table = pq.read_table(SEGMENTS)
+        segments = from_table(table)
         asked = {row.segment_id: row for row in segments if row.split == split}
+        wanted = max(len(asked), asked_for(table, split) or 0)  # also those whose video could not be had
         references = {id: list(segment.captions) for id, segment in asked.items()}
         kinds = {id: segment.kind for id, segment in asked.items()}
         said = dict(zip(captions["segment_id"], captions["caption"], strict=True))
@@ -74,19 +76,19 @@ def evaluate(
     if fits:
         each["CLIPScore"] = each["segment_id"].map(fits)
 
-    table = []  # kind (none: all segments), metric, score
+    rows = []  # kind (none: all segments), metric, score
     for kind, row in {"": scores.corpus, **scores.groups}.items():
         own = each if not kind else each[each["kind"] == kind]
-        table += [(kind, name, score) for name, score in row.items()]
+        rows += [(kind, name, score) for name, score in row.items()]
         if own["facts"].notna().any():  # the built-in dataset's references say what the facts are, no other's
-            table.append((kind, "facts", 100 * float(own["facts"].mean())))
+            rows.append((kind, "facts", 100 * float(own["facts"].mean())))
         if fits and own["CLIPScore"].notna().any():
-            table.append((kind, "CLIPScore", float(own["CLIPScore"].mean())))
-        table.append((kind, "segments", len(own)))
+            rows.append((kind, "CLIPScore", float(own["CLIPScore"].mean())))
+        rows.append((kind, "segments", len(own)))
     metrics: dict[str, float | str] = {
-        f"{name}.{kind}".rstrip("."): round(value, DECIMALS) for kind, name, value in table
+        f"{name}.{kind}".rstrip("."): round(value, DECIMALS) for kind, name, value in rows
     }
-    metrics["segments.asked"] = scores.coverage.asked
+    metrics["segments.asked"] = wanted
     metrics["segments.sha256"] = scores.coverage.split_sha256
     metrics |= {f"mean.{name}": round(value, DECIMALS) for name, value in scores.mean.items()}
     training = [caption for segment in segments if segment.split == "train" for caption in segment.captions]
@@ -94,9 +96,9 @@ def evaluate(
 
     plot_path.parent.mkdir(parents=True, exist_ok=True)
     write_json(metrics_path, metrics)
-    write_json(coverage_path, {"split": split, **asdict(scores.coverage), **evaluator()})
+    write_json(coverage_path, {"split": split, **asdict(scores.coverage), "asked": wanted, **evaluator()})
     each.to_parquet(each_path, index=False)
-    plot = [(kind or "all", name, round(value, DECIMALS)) for kind, name, value in table if name != "segments"]
+    plot = [(kind or "all", name, round(value, DECIMALS)) for kind, name, value in rows if name != "segments"]
     pd.DataFrame(plot, columns=["kind", "metric", "score"]).to_csv(plot_path, index=False, lineterminator="\n")
 
     curve = curve_by_length([each], points=CURVE_POINTS)
@@ -109,7 +111,7 @@ def evaluate(
 
     headline = [name for name in ("CIDEr", "METEOR", "ROUGE-L", "BLEU-4", "facts") if name in metrics]
     shown = ", ".join(f"{name} {metrics[name]:.2f}" for name in headline)
-    return f"evaluate: {len(each)} of {len(asked)} segments of split {split} scored: {shown}{remark}"
+    return f"evaluate: {len(each)} of {wanted} segments of split {split} scored: {shown}{remark}"
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

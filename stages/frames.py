@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from pipeline import engine, frames, ledger
+from pipeline import engine, frames, ledger, media
 from pipeline.frames import Sampling, Source
 from pipeline.ledger import Row
 from pipeline.params import load_params
@@ -70,8 +70,8 @@ def find_sources(rows: Sequence[Row], videos: Path) -> Iterator[Source]:
     of another size, before any is read.
     """
     fetch = f"with: dvc repro -f download@{videos.parent.name}"
-    files = {path.stem: path for path in videos.iterdir()} if videos.is_dir() else {}
-    lost = [row for row in rows if row.video_id not in files or files[row.video_id].stat().st_size != row.bytes]
+    files = media.files(videos) if videos.is_dir() else {}
+    lost = [row for row in rows if row.video_id not in files or media.size_of(files[row.video_id]) != row.bytes]
     if lost:
         raise ValueError(
             f"of {len(rows)} videos to sample, {len(lost)} are absent from {videos}, or not the files that the ledger "

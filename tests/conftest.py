@@ -1,6 +1,12 @@
+import http.server
 import os
+import re
+import socket
 import subprocess
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -71,3 +77,96 @@ def write_params(path: Path, original: Path, values: dict[str, object]) -> None:
             inner[last] = value
     with path.open("w") as file:
         yaml.dump(params, file)
+
+
+@dataclass
+class Page:
+    """What a site answers. Its unkindness: cut, so many bytes of an answer and the connection is closed; stall_s, it
+    sends half and then waits; claims, the Content-Length it sends; ranges False, it sends all whatever was asked for.
+    """
+
+    body: bytes
+    status: int = 200
+    kind: str = "video/mp4"
+    headers: tuple[tuple[str, str], ...] = ()
+    cut: int | None = None
+    stall_s: float = 0.0
+    claims: int | None = None
+    ranges: bool = True
+
+
+class Site(http.server.ThreadingHTTPServer):
+    """On the loopback address: `pages` by path, or a function of method, path and asked; the rest is 404.
+
+    asked: (method, path, Range) of every request; cookies: their cookies.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.pages: dict[str, Page | list[Page] | Callable[[str], Page]] = {}
+        self.asked: list[tuple[str, str, str | None]] = []
+        self.cookies: list[str | None] = []
+
+    def paths(self, method: str = "GET") -> list[str]:
+        return [path for how, path, _ in self.asked if how == method]
+
+    def handle_error(self, *_) -> None:
+        pass  # a client that was killed
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Site
+
+    def do_GET(self) -> None:
+        self.server.asked.append((self.command, self.path, self.headers.get("Range")))
+        self.server.cookies.append(self.headers.get("Cookie"))
+        page = self.server.pages.get(self.path.split("?")[0], Page(b"gone", 404, "text/html"))
+        if isinstance(page, list):  # one after the other; the last stays
+            page = page.pop(0) if len(page) > 1 else page[0]
+        elif callable(page):
+            length = int(self.headers.get("Content-Length", 0))
+            page = page(self.rfile.read(length).decode() if length else self.path)
+        body, status, headers = page.body, page.status, dict(page.headers)
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if wanted and page.ranges and status == 200:
+            first, last = int(wanted[1]), min(int(wanted[2] or len(body) - 1), len(body) - 1)
+            if first >= len(body):
+                status, body, headers = 416, b"", {"Content-Range": f"bytes */{len(body)}"}
+            else:
+                headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
+                status, body = 206, body[first : last + 1]
+        self.send_response(status)
+        self.send_header("Content-Type", page.kind)
+        self.send_header("Content-Length", str(len(body) if page.claims is None else page.claims))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        self.wfile.write(body[: len(body) // 2 if page.stall_s else page.cut])
+        if page.stall_s:
+            self.wfile.flush()
+            time.sleep(page.stall_s)
+            self.wfile.write(body[len(body) // 2 :])
+        if page.cut is not None or page.claims is not None:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    do_HEAD = do_POST = do_GET
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture
+def site(monkeypatch) -> Iterator[Site]:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with Site() as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        yield site
+        site.shutdown()

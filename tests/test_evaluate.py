@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import stages.evaluate
-from pipeline.annotations import Segment, to_table
+from pipeline.annotations import Segment, from_table, to_table
 from pipeline.captions import write_captions
 from pipeline.clipscore import NoTextTower
 from pipeline.scores import METRICS, Scorer
@@ -85,6 +85,16 @@ def test_scores_are_reported_by_kind_with_their_coverage(workspace, capsys):
     [score] = plot.query("kind == 'order' and metric == 'ROUGE-L'")["score"]
     assert score == 50
     assert "evaluate: 4 of 5 segments of split test scored: CIDEr" in capsys.readouterr().out
+
+
+def test_segments_whose_video_could_not_be_had_are_asked_for_too(workspace, capsys):
+    write(["now"], {"v_0#0": SAID["now"]})
+    table = pq.read_table(stages.evaluate.SEGMENTS)
+    pq.write_table(to_table(from_table(table), asked={"train": 9, "val": 0, "test": 3}), stages.evaluate.SEGMENTS)
+    stages.evaluate.main()
+    metrics = json.loads(stages.evaluate.METRICS.read_text())
+    assert (metrics["segments"], metrics["segments.asked"]) == (1, 3)
+    assert "evaluate: 1 of 3 segments of split test scored" in capsys.readouterr().out
 
 
 def test_facts_are_the_share_of_captions_that_state_them(workspace):

@@ -4,7 +4,7 @@ import pytest
 from conftest import run_ffmpeg
 
 from pipeline import ledger
-from pipeline.ledger import Row
+from pipeline.ledger import Journal, Row
 
 
 def status(path: Path) -> tuple[str, str | None]:
@@ -96,18 +96,43 @@ def test_an_id_that_must_not_become_a_file_name_is_refused(video_id):
 def test_rows_survive_their_table_in_order_of_id(tmp_path):
     path, rows = tmp_path / "ledger.parquet", [Row("b", "missing", "no file"), Row("a", "ok", None, 1.5, 9, "00", 2)]
     ledger.write(path, rows)
-    assert list(ledger.read(path).values()) == rows[::-1] == list(ledger.read_trusted(path).values())
+    assert list(ledger.read(path).values()) == rows[::-1]
     first = path.read_bytes()
     ledger.write(path, rows[::-1])
     assert path.read_bytes() == first and list(tmp_path.iterdir()) == [path]
 
 
-def test_rows_that_another_probe_found_are_not_trusted(tmp_path, monkeypatch):
-    path = tmp_path / "ledger.parquet"
-    assert ledger.read_trusted(path) == {}
-    ledger.write(path, [Row("a", "ok")])
+def test_what_another_probe_said_of_a_file_does_not_count_and_what_is_gone_stays_gone(tmp_path, monkeypatch):
+    path, gone = tmp_path / "ledger.parquet", Row("b", "gone", "private", attempts=3)
+    ledger.write(path, [Row("a", "ok", sha256="00"), gone], source="youtube")
     monkeypatch.setattr(ledger, "_probe_version", lambda: "other")
-    assert ledger.read_trusted(path) == {} and ledger.read(path)
+    with Journal(path, source="youtube") as journal:
+        assert journal.known == {"b": gone}
+        journal.record(Row("a", "ok", sha256="01"))
+    monkeypatch.undo()
+    with Journal(path, source="youtube") as journal:  # as if that edit had never been
+        assert journal.known == {"b": gone}
+
+
+def test_a_journal_keeps_what_was_found_until_the_ledger_has_it(tmp_path):
+    path = tmp_path / "ledger.parquet"
+    ledger.write(path, [Row("a", "ok", sha256="old"), Row("b", "gone", "private")], source="youtube")
+    with Journal(path, source="youtube") as journal:
+        journal.record(Row("a", "ok", sha256="new"))
+    with Journal(path, source="youtube") as journal:
+        assert journal.known == {"a": Row("a", "ok", sha256="new"), "b": Row("b", "gone", "private")}
+        journal.finish(journal.known.values())
+    assert list(tmp_path.iterdir()) == [path] and ledger.read(path)["a"].sha256 == "new"
+
+
+def test_a_journal_of_another_source_counts_for_nobody(tmp_path):
+    path = tmp_path / "ledger.parquet"
+    ledger.write(path, [Row("a", "ok", sha256="old")], source="youtube")
+    with Journal(path, source="directory") as journal:
+        assert journal.known == {}
+        journal.record(Row("a", "ok", sha256="new"))  # its file is about to be another
+    with Journal(path, source="youtube") as journal:
+        assert journal.known == {}
 
 
 def test_a_further_reason_is_added():

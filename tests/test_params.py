@@ -85,6 +85,9 @@ def test_sections_that_do_not_fit_each_other_are_refused(tmp_path):
     assert problems(edited(tmp_path, download__coco__videos__train=None)) == [
         "download.coco: videos: source shapes renders a number of videos per split, not null"
     ]
+    assert problems(edited(tmp_path, download__activitynet__source="coco")) == [
+        "download.activitynet: format: source coco has captions in format 'coco', found 'activitynet'"
+    ]
     assert problems(edited(tmp_path, mapper__width=97)) == ["mapper: width 97 is not a multiple of heads 4"]
 
 

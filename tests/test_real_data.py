@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 from conftest import write_params
+
+from pipeline.annotations import asked_for
 
 STAGES = [
     "download coco",
@@ -27,6 +30,8 @@ STAGES = [
 def test_real_pictures_and_videos_go_all_the_way(real_data, tmp_path):
     values = {
         "download.coco.folder": str(real_data / "coco_mini"),
+        "download.coco.max_failed_fraction": 0.4,
+        "download.activitynet.max_failed_fraction": 0.4,
         "download.activitynet.folder": str(real_data / "real_videos"),
         "backbones.builtin.encoder_steps": 4,
         "backbones.builtin.encoder_batch": 16,
@@ -58,4 +63,7 @@ def test_real_pictures_and_videos_go_all_the_way(real_data, tmp_path):
     assert set(captions.segment_id) == set(segments[segments.split == "val"].segment_id)
     metrics = json.loads((tmp_path / "metrics/captions.json").read_text())
     assert metrics["segments"] == metrics["segments.asked"] == len(captions)
+    table = pq.read_table(tmp_path / "data/activitynet/segments.parquet")
+    lost = {split: asked_for(table, split) - (segments.split == split).sum() for split in ("train", "val")}
+    assert lost == {"train": 2, "val": 0}  # v_gone's and v_broken's
     assert "facts" not in metrics  # nobody can read these references' facts

@@ -1,19 +1,38 @@
 """A folder of the user's own: any file whose stem is the video's id, or that COCO's file_name says.
 
-Files are copied, not linked: what the later stages read must not change under them.
+Videos are linked, not copied: they may lie on a storage far larger than this disk. The ledger says which bytes each had
+when it was examined; the `frames` stage holds them to it.
 """
 
-import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 
-from pipeline import ledger
-from pipeline.ledger import Row
+from pipeline import ledger, media
+from pipeline.annotations import Annotation
+from pipeline.cores import cores
+from pipeline.ledger import Journal, Row
 
-# Lies beside videos under the same stem: subtitles, metadata, sound tracks, downloads that broke off.
-_BESIDE = {".json", ".txt", ".srt", ".vtt", ".csv", ".md", ".xml", ".wav", ".mp3", ".m4a", ".npy", ".part", ".ytdl"}
+
+class Directory:
+    """A folder of videos for every split."""
+
+    def __init__(
+        self, videos: Path, folders: Mapping[str, Path], *, move: bool = False, name: str = "directory"
+    ) -> None:
+        """videos: where the links go. move: the folders are ours; their files are moved, not linked."""
+        self.identity, self.workers = name, cores()
+        self._videos, self._folders, self._move = videos, folders, move
+        self._files = cache(files_by_stem)
+
+    def fetch(self, journal: Journal, video_id: str, split: str, annotation: Annotation) -> tuple[Row, Path | None]:
+        folder = self._folders[split]
+        source = find(video_id, folder, self._files(folder), annotation.file_name)
+        return fetch(video_id, source, self._videos, wanted_in=folder, journal=journal, move=self._move)
+
+    def close(self) -> None: ...
 
 
 def files_by_stem(folder: Path) -> dict[str, Path]:
@@ -25,7 +44,7 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
         raise ValueError(f"{folder}: no such folder; download.*.folder and .media in params.yaml name it")
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in _BESIDE and not path.name.startswith(".") and path.is_file():
+        if path.suffix.lower() not in media.NOT_VIDEOS and not path.name.startswith(".") and path.is_file():
             files.setdefault(path.stem, path)
     return files
 
@@ -42,57 +61,35 @@ def find(video_id: str, folder: Path, files: Mapping[str, Path], file_name: str 
 
 
 def fetch(
-    video_id: str, source: Path | None, videos: Path, *, wanted_in: Path, known: Row | None, known_in: Path, move: bool
+    video_id: str, source: Path | None, videos: Path, *, wanted_in: Path, journal: Journal, move: bool
 ) -> tuple[Row, Path | None]:
-    """Puts the video into `videos` under its id, unless it is there; its row says how it is. And the file.
+    """Links the video into `videos` under its id, unless it is; its row says how it is. And the link.
 
-    source: its file; None: there is none in `wanted_in`. known: its row in the ledger `known_in` of an earlier run,
-    reused if the file did not change. move: the source is ours, and need not be kept.
+    source: its file; None: there is none in `wanted_in`. What an earlier run found of it counts if it did not change.
+    move: the source is ours: it is moved, not linked.
     """
     if source is None:
         return Row(video_id, "missing", f"no file of that name in {wanted_in}", attempts=1), None
-    target = videos / f"{video_id}{source.suffix.lower()}"
+    target = videos / media.name_for(video_id, source.suffix.lower())
+    known = journal.known.get(video_id)
     try:
-        unchanged = _same(source, target)
+        seen = source.stat()
+        linked = media.is_link_to(source, target)
+        unchanged = known and known.bytes == seen.st_size and (linked or ledger.sha256_of(source) == known.sha256)
+        if known and unchanged:
+            row = replace(known, reason=None) if known.status == "ok" else known
+        else:
+            row = ledger.examine(video_id, source)
+            journal.record(row)
     except PermissionError as error:
         return Row(video_id, "unavailable", f"its file cannot be read ({error.strerror})", attempts=1), None
-    if unchanged:
-        if move:
-            source.unlink()
-        if known and known.sha256 and known.bytes == target.stat().st_size:
-            return (replace(known, reason=None) if known.status == "ok" else known), target
-        return ledger.examine(video_id, target), target
-    if target.exists():  # killed after this, the next run must not take the old row for the new file's
-        known_in.unlink(missing_ok=True)
-    put(source, target, move=move)
-    return ledger.examine(video_id, target), target
-
-
-def put(source: Path, target: Path, *, move: bool = False) -> None:
-    """Written aside and renamed: the target may be a link into DVC's cache, which must not be written through."""
-    if move:
+    if not move and not linked:
+        media.link(source, target, seen)
+    elif move and unchanged and target.is_file() and ledger.sha256_of(target) == row.sha256:
+        source.unlink()
+    elif move:
         source.replace(target)
-        return
-    aside = target.with_name(f".{target.name}.aside")
-    try:
-        shutil.copyfile(source, aside)
-        status = source.stat()
-        os.utime(aside, ns=(status.st_atime_ns, status.st_mtime_ns))  # so that the next run sees it is the same
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _same(source: Path, target: Path) -> bool:
-    ours = source.stat()
-    if not os.access(source, os.R_OK):
-        raise PermissionError(13, "Permission denied")
-    if not target.is_file():
-        return False
-    theirs = target.stat()
-    if ours.st_size != theirs.st_size:
-        return False
-    return ours.st_mtime_ns == theirs.st_mtime_ns or ledger.sha256_of(source) == ledger.sha256_of(target)
+    return row, target
 
 
 def put_all(sources: Iterable[Path], folder: Path) -> None:
@@ -108,7 +105,10 @@ def put_all(sources: Iterable[Path], folder: Path) -> None:
             raise ValueError(f"{source} and {targets[target]} have the same name; rename one of the annotation files")
     for target, source in targets.items():
         if not target.is_file() or target.read_bytes() != source.read_bytes():
-            put(source, target)
+            # Aside and renamed: the target may be a link into DVC's cache, which must not be written through.
+            aside = target.with_name(f".{target.name}.aside")
+            shutil.copyfile(source, aside)
+            aside.replace(target)
     remove_all_but(targets, folder)
 
 
