@@ -113,7 +113,7 @@ class MemoryAttention(nn.Module):
         moments: Moments,
         scale: Tensor,
         *,
-        attended: bool,
+        attended: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend to a frame's own tokens and to the nearest of the history.
 
