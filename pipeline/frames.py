@@ -100,6 +100,8 @@ def sample(source: Source, sampling: Sampling) -> Sampled:
 
 def sample_pictures(sources: Sequence[Source], sampling: Sampling) -> list[Sampled]:
     """`sample` of each, by one process: starting ffmpeg takes several times as long as a picture."""
+    if not all(source.path.is_file() for source in sources):
+        return [sample(source, sampling) for source in sources]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{number}.jpg" for number in range(len(sources))]
         outputs = [
