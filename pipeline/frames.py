@@ -113,6 +113,8 @@ def sample_pictures(sources: Sequence[Source], sampling: Sampling) -> list[Sampl
         files = [Path(folder) / f"{number}.jpg" for number in range(len(sources))]
         try:
             local = [replace(source, path=stack.enter_context(media.local(source.path))) for source in sources]
+            if not all(one.path.is_file() for one in local):  # a pipe that nobody writes to would be waited for
+                return [sample(source, sampling) for source in sources]
             outputs = [
                 jpegs_of(pictures_of(_address(source), sampling), sampling, f"file:{file}", **{"frames:v": 1})
                 for source, file in zip(local, files, strict=True)

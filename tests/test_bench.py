@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench import caption, dataset, evaluate, finetune, gpu, incremental, memory, noop, scale
+from bench import caption, dataset, embed, evaluate, finetune, flat, frames, gpu, incremental, memory, noop, scale
 
 SIZES = {"segments": 3, "beams": 3, "tokens": 6, "prefix": 2, "layers": 1, "width": 32, "vocabulary": 300, "rounds": 2}
 TINY = [f"--{name}={value}" for name, value in SIZES.items()]
@@ -118,3 +118,38 @@ def test_the_bench_of_scoring_finds_the_same_digits_whoever_scores(monkeypatch, 
     table, figures = figures_of(evaluate, "--segments 20 --references 2 --rounds 1", monkeypatch, capsys)
     assert figures["same_digits"] and figures["times_as_fast"] > 0
     assert [line.split("  ")[0] for line in table[-2:]] == ["in turn", "ours"]
+
+
+def test_the_bench_of_frames_measures_the_stage_beside_decoding_alone(monkeypatch, capsys):
+    table, figures = figures_of(frames, "--seconds 1 --rounds 1 --short-side 64", monkeypatch, capsys)
+    assert [line.split()[0] for line in table[1:]] == ["decode", "scale", "plain", "frames"]
+    assert figures["files"] == 4 and figures["packets_left_out"] > 0.2
+    assert figures["times_decode"]["frames"] == pytest.approx(
+        figures["cpu_s"]["frames"] / figures["cpu_s"]["decode"], abs=0.02
+    )
+
+
+def test_a_bench_of_frames_whose_pictures_differ_fails(make_video, monkeypatch):
+    folder = make_video("a.mp4").parent / "alone"
+    folder.mkdir()
+    (folder / "a.mp4").symlink_to(make_video("a.mp4"))
+    options = ["--seconds", "1", "--rounds", "1", "--short-side", "64", "--videos", str(folder)]
+    monkeypatch.setattr("sys.argv", ["bench", *options])
+    monkeypatch.setattr(frames, "plain", lambda *_: [])
+    with pytest.raises(SystemExit, match="not the same pictures"):
+        frames.main()
+
+
+def test_the_bench_of_embedding_measures_it_beside_the_forward_alone(monkeypatch, capsys):
+    options = "--encoder ViT-S-32-alt --frames 3 --batch 2 --rounds 1"
+    _, figures = figures_of(embed, options, monkeypatch, capsys)
+    rows = figures["rows"]
+    assert list(rows) == ["fp32", "bf16", "autocast", "embed fp32", "embed bf16"]
+    assert rows["embed fp32"]["cosine"] > 0.9999 and rows["embed bf16"]["cosine"] > 0.999
+    assert all(row["frames_per_cpu_s"] > 0 for row in rows.values())
+
+
+def test_the_bench_of_flat_memory_runs_a_stage_and_sees_what_it_takes(make_video, tmp_path):
+    flat.prepare(tmp_path, [make_video("a.mp4")] * 3)
+    mib, _ = flat.peak_of("frames", tmp_path)
+    assert mib > 10 and list((tmp_path / "data/activitynet/frames").iterdir())

@@ -108,6 +108,7 @@ def test_a_file_that_makes_ffmpeg_wait_is_not_opened(tmp_path):
     os.mkfifo(pipe)
     assert sample(pipe) == Sampled("v", [], "no frame decodes (not a file)")
     assert sample(Path("/dev/zero")).jpegs == []
+    assert frames.sample_pictures([Source("v", pipe, None)], SAMPLING)[0].jpegs == []
 
 
 def test_a_stream_in_an_unknown_code_is_corrupt(tmp_path):
