@@ -205,7 +205,7 @@ def test_any_history_of_changes_runs_and_kills_ends_as_a_clean_run(ground):
         suppress_health_check=[HealthCheck.too_slow],
         phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes many minutes
     )
-    # What chance seldom draws: another file of the same size, found by a run that is killed before it writes its ledger.
+    # What chance seldom draws: another file of the same size, found by a run that is killed before its ledger is there.
     @example([([], None), ([("video", "v_a", 1)], Kill(before=5))])
     @example([([], None), ([("video", "v_a", 1)], Kill(before=7))])
     @given(HISTORIES)
