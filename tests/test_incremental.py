@@ -200,12 +200,15 @@ def test_any_history_of_changes_runs_and_kills_ends_as_a_clean_run(ground):
     ended: Counter[int] = Counter()
 
     @settings(
-        max_examples=int(os.environ.get("HISTORIES", "12")),
+        max_examples=int(os.environ.get("HISTORIES", "10")),
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
         phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes many minutes
     )
-    # What chance seldom draws: another file of the same size, found by a run that is killed before its ledger is there.
+    # What chance seldom draws: an edit alone, and another file of the same size, found by a run that is killed before
+    # its ledger is there.
+    @example([([], None), ([("edit", None, "pipeline/frames.py")], None)])
+    @example([([], None), ([("edit", None, "pipeline/encoder.py")], None)])
     @example([([], None), ([("video", "v_a", 1)], Kill(before=5))])
     @example([([], None), ([("video", "v_a", 1)], Kill(before=7))])
     @given(HISTORIES)
