@@ -132,6 +132,7 @@ def kill_before(count: int) -> None:
         if event in CHANGES or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
             step()
 
+    sys.dont_write_bytecode = True  # which is done once, and nobody's concern
     sync = os.fsync
 
     def watched(fd: Any) -> None:
