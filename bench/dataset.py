@@ -27,6 +27,7 @@ import pyarrow as pa
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from bench.table import show
 from pipeline import shards
 from pipeline.annotations import Segment
 from pipeline.captioner import Captioner, CaptionerConfig, build_captioner
@@ -76,14 +77,6 @@ def measure(*arguments: Any) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.dataset", "--measure", json.dumps(arguments)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def show(figures: list[dict[str, Any]]) -> None:
-    print()
-    print("".join(f"{name:>16}" for name in figures[0]))
-    for row in figures:
-        print("".join(f"{value:>16,}" if isinstance(value, int) else f"{value:>16}" for value in row.values()))
-    print(flush=True)
 
 
 def train_on_dataset(frames: int, folder: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench import caption, dataset, finetune, gpu, memory, scale
+from bench import caption, dataset, finetune, gpu, incremental, memory, noop, scale
 
 SIZES = {"segments": 3, "beams": 3, "tokens": 6, "prefix": 2, "layers": 1, "width": 32, "vocabulary": 300, "rounds": 2}
 TINY = [f"--{name}={value}" for name, value in SIZES.items()]
@@ -60,6 +60,26 @@ def test_the_bench_of_a_gpu_runs_on_a_cpu_too(monkeypatch, capsys):
     _, figures = figures_of(gpu, options, monkeypatch, capsys)
     assert [row["what"].split(":")[0] for row in figures["rows"]] == ["embed"] * 2 + ["fine-tune"] * 2 + ["caption"] * 2
     assert all(row["per_s"] > 0 and row["share"] > 0 for row in figures["rows"])
+
+
+def test_the_bench_of_added_videos_counts_what_they_cost(monkeypatch, capsys):
+    _, figures = figures_of(incremental, "--videos 4 --added 1 2 --shards 3", monkeypatch, capsys)
+    assert [(row["added"], row["to"], row["decoded"], row["embedded"]) for row in figures] == [
+        (4, 0, 4, 4),
+        (1, 4, 1, 1),
+        (2, 5, 2, 2),
+    ]
+    assert [row["shards_written"] for row in figures[:2]] == [6, 2]  # of frames and of embeddings
+    assert figures[1]["written_kib"] < figures[1]["of_kib"]
+
+
+def test_the_bench_of_dvcs_own_cost_finds_nothing_to_do_and_what_a_change_leaves_on_the_disk(
+    monkeypatch, capsys, tmp_path
+):
+    _, figures = figures_of(noop, "noop --videos 20 --shards 2 --layouts ours --rounds 1", monkeypatch, capsys)
+    assert figures["noop"][0]["repro_cpu_s"] > 0
+    changed = noop.measure_change(tmp_path, "hardlink", "commit", [1, 1])
+    assert changed["out_mib"] == 2 and changed["on_disk_mib"] == 3  # the replaced one stays in the cache
 
 
 def test_the_bench_of_a_dataset_tells_how_much_a_process_grew_that_trained_on_it(tmp_path):

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 from conftest import write_params
-from forking import Forking, Kill
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from test_embed import write_encoder
+
+from bench.forking import Forking, Kill
 
 STAGES = [["download", "activitynet"], ["frames", "activitynet"], ["embed", "activitynet"]]
 PARAMS = {
@@ -213,12 +214,12 @@ def test_any_history_of_changes_runs_and_kills_ends_as_a_clean_run(ground):
         cached: dict[Path, bytes] = {}
         for before, after, (_, kill) in zip(worlds, worlds[1:], history, strict=False):
             ground.change(folder, before, after)
-            status = ground.start(folder, after, kill).wait()
+            status = ground.start(folder, after, kill).wait().status
             ended[status] += 1
             if status == 0:
                 commit(folder, cached)
         last = ground.start(folder, worlds[-1])
-        assert (last.wait(), beside.wait()) == (0, 0), last.said + beside.said
+        assert (last.wait().status, beside.wait().status) == (0, 0), last.said + beside.said
         found, wanted = outs(folder), outs(clean)
         assert found.keys() == wanted.keys()
         assert [name for name in wanted if found[name] != wanted[name]] == []
@@ -229,3 +230,15 @@ def test_any_history_of_changes_runs_and_kills_ends_as_a_clean_run(ground):
     play()
     print(f"{ended[0]} whole runs, {ended[-9]} killed")
     assert set(ended) == {0, -9}, ended
+
+
+def test_one_more_video_is_one_video_decoded_and_one_embedded(ground):
+    world = World({"v_a": 0, "v_b": 1, "v_c": 2}, {"v_a": 0, "v_b": 0, "v_c": 0})
+    folder = ground.make(world)
+    assert ground.start(folder, world).wait().status == 0
+    more = changed(world, [("video", "v_d", 2), ("captions", "v_d", 0), ("param", "memory.k", 7)])
+    ground.change(folder, world, more)
+    running = ground.start(folder, more)
+    assert running.wait().status == 0
+    assert "(1 sampled, 3 kept, 0 removed, 0 dropped)" in running.said
+    assert "(1 embedded, 3 kept, 0 removed, 0 without frames)" in running.said

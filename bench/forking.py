@@ -1,6 +1,6 @@
 """Runs the stages in processes that can be killed, without waiting for Python and torch to start each time.
 
-`python tests/forking.py` imports what takes seconds, then forks a process for every request it reads (a line of JSON).
+`python bench/forking.py` imports what takes seconds, then forks a process for every request it reads (a line of JSON).
 The process leads a group of its own, as a stage that DVC started and everything that it starts, so that SIGKILL reaches
 ffmpeg as well.
 """
@@ -29,6 +29,13 @@ class Kill(NamedTuple):
 
     before: int | None = None
     after_s: float | None = None
+
+
+class Ended(NamedTuple):
+    """status: the exit status, negative for a signal. cpu_s: CPU seconds of it and of what it waited for."""
+
+    status: int
+    cpu_s: float
 
 
 class Forking:
@@ -62,11 +69,8 @@ class Running:
             time.sleep(kill_after_s)
             os.killpg(process, signal.SIGKILL)
 
-    def wait(self) -> int:
-        """Exit status, negative for a signal."""
-        status = self._forking._ask({"wait": self._process})
-        assert isinstance(status, int)
-        return status
+    def wait(self) -> "Ended":
+        return Ended(*self._forking._ask({"wait": self._process}))
 
     @property
     def said(self) -> str:
@@ -79,8 +83,8 @@ def serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
-            _, status = os.waitpid(request["wait"], 0)
-            print(os.waitstatus_to_exitcode(status), flush=True)
+            _, status, used = os.wait4(request["wait"], 0)
+            print(json.dumps([os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime]), flush=True)
         elif (process := os.fork()) == 0:
             fork(**request)
         else:
@@ -130,9 +134,9 @@ def kill_before(count: int) -> None:
 
     sync = os.fsync
 
-    def watched(descriptor: int) -> None:
+    def watched(fd: Any) -> None:
         step()
-        sync(descriptor)
+        sync(fd)
 
     os.fsync = watched
     sys.addaudithook(watch)
