@@ -54,6 +54,7 @@ def main() -> None:
     assumed.add_argument("--core-dollars", type=float, default=0.04, help="a core for an hour")
     assumed.add_argument("--gpu-dollars", type=float, default=2.0, help="a GPU for an hour")
     assumed.add_argument("--tb-dollars", type=float, default=23.0, help="a terabyte kept for a month")
+    assumed.add_argument("--youtube", type=float, default=300.0, help="videos an hour that it gives one address")
     assumed.add_argument("--workers", type=int, default=64)
     assumed.add_argument("--deaths", type=float, default=0.05, help="of a worker in an hour")
     assumed.add_argument("--repair-s", type=float, default=300.0, help="until a dead worker is back")
@@ -161,14 +162,13 @@ def measure_books(videos: int) -> dict[str, float]:
         ledger.write(path, rows)
         size = path.stat().st_size
         tracemalloc.start()
-        kept = ledger.read(path)
+        books = read_books(path)
         held = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
-        del kept, rows
+        del books
         started = cpu_s()
-        there = ledger.read(path)
+        _, fingerprints = read_books(path)
         read = cpu_s() - started
-        fingerprints = {video_id: str(row.sha256) for video_id, row in there.items()}
         compute = from_tables(dict.fromkeys(fingerprints))
         how: dict[str, Any] = {"schema": frames.SCHEMA, "shards": 8, "fingerprints": fingerprints}
         shards.update(Path(folder) / "frames", compute=compute, **how)
@@ -183,11 +183,17 @@ def measure_books(videos: int) -> dict[str, float]:
     hashed = cpu_s() - started
     return {
         "ledger_bytes": size / videos,
-        "ledger_memory_bytes": held / videos,
-        "ledger_cpu_s": read / videos,
+        "books_memory_bytes": held / videos,
+        "books_cpu_s": read / videos,
         "plan_cpu_s": planned / videos,
         "md5_gb_per_s": len(content) / 1e9 / hashed,
     }
+
+
+def read_books(path: Path) -> tuple[dict[str, Row], dict[str, str]]:
+    """What the stage `frames` holds of every video."""
+    rows = ledger.read(path)
+    return rows, frames.fingerprints({video_id: str(row.sha256) for video_id, row in rows.items()}, SAMPLING)
 
 
 def scaled(videos: int, rates: dict[str, float], asked: argparse.Namespace) -> dict[str, float]:
@@ -216,9 +222,10 @@ def scaled(videos: int, rates: dict[str, float], asked: argparse.Namespace) -> d
         "embed on CPUs, $": embed_h * asked.core_dollars,
         "embed on GPUs, $": gpu_h * asked.gpu_dollars + feed_h * asked.core_dollars,
         "kept a month, $": sum(tb.values()) * asked.tb_dollars,
-        "ledger in memory, GB": videos * rates["ledger_memory_bytes"] / 1e9,
-        "no-op plan, core-hours": videos * (rates["ledger_cpu_s"] + rates["plan_cpu_s"]) / 3600,
-        "DVC's hashes, core-hours": tb["frames, TB"] * 1000 / rates["md5_gb_per_s"] / 3600,
+        "YouTube, days": videos / asked.youtube / 24,
+        "books, GB of memory": videos * rates["books_memory_bytes"] / 1e9,
+        "books, core-hours": videos * (rates["books_cpu_s"] + rates["plan_cpu_s"]) / 3600,
+        "DVC's hashes, hours": tb["frames, TB"] * 1000 / rates["md5_gb_per_s"] / 3600,
     }
 
 

@@ -4,6 +4,7 @@ What travels to a task is what must be known of a shard's videos; the shard is w
 back. Ray's own retries are off: what is tried again, and what is said of what fails, is decided here.
 """
 
+import errno
 import logging
 import os
 from collections import deque
@@ -103,7 +104,7 @@ def update(work: Work, only: Slice, *, address: str | None, cores: int) -> Updat
             if isinstance(result, Update):
                 made[task.number] = result
             elif result.fatal:
-                raise ValueError(result.message)
+                raise DiskFull(errno.ENOSPC, result.message)
             else:
                 failed[task.number] = result
         if failed:
@@ -151,12 +152,14 @@ def _blame(places: Places, failed: dict[Task, Failure]) -> str:
     suspects = list(failed.items())[:EXAMINED]
     while suspects:
         parts = {part: task for task, _ in suspects for part in task.parts()}
-        fail = [(part, result) for part, result in _results(places, parts, 2) if isinstance(result, Failure)]
+        results = _results(places, parts, 2)  # twice, because a node may go just then
+        fail = [(part, result) for part, result in results if isinstance(result, Failure)]
         guilty = {parts[part] for part, _ in fail}
         for task, failure in suspects:
             if task not in guilty:
                 ids = sorted(task.work.items)
-                whole.append(f"{len(ids)} videos only together, {ids[0]} to {ids[-1]}: {failure.message}")
+                what = f"{len(ids)} videos only together, {ids[0]} to {ids[-1]}" if ids else f"shard {task.number}"
+                whole.append(f"{what}: {failure.message}")
         alone += [f"{next(iter(part.work.items))}: {why.message}" for part, why in fail if len(part.work.items) == 1]
         suspects = [(part, why) for part, why in fail if len(part.work.items) > 1]
     others = len(failed) - EXAMINED

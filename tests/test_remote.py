@@ -57,7 +57,7 @@ def made(tmp_path_factory, make_video) -> Clone:
     (folder / ".dvc").mkdir()
     for name in (".dvc/config", ".dvc/.gitignore"):
         shutil.copy(name, folder / name)
-    (folder / ".gitignore").write_text("__pycache__/\n")
+    (folder / ".gitignore").write_text("__pycache__/\n/data/*/videos/\n")
     values = {"frames.fps": 2, "frames.shards": 4, "embed.batch_size": 8, "device": "cpu"}
     write_params(folder / "params.yaml", Path("params.yaml"), values)
     cut_pipeline(folder / "dvc.yaml")
