@@ -15,6 +15,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -151,11 +153,16 @@ def read(folder: Path, video_id: str, columns: Sequence[str] | None = None) -> p
 
 
 def iterate(
-    folder: Path, video_ids: Sequence[str] | None = None, columns: Sequence[str] | None = None
+    folder: Path,
+    video_ids: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    whole: bool = True,
 ) -> Iterator[tuple[str, pa.Table]]:
     """(video_id, rows) of every video that has rows, or of those asked for: by shard, then by id.
 
-    One row group is in memory at a time. KeyError if one asked for is unknown.
+    One row group is in memory at a time, or one video if it is longer; with `whole` False a long video comes in parts,
+    one after the other. KeyError if one asked for is unknown.
     """
     paths = _shards(folder)
     chosen = None if video_ids is None else set(video_ids)
@@ -163,7 +170,8 @@ def iterate(
         raise KeyError(f"{folder} has no video {min(unknown)!r}")
     for path in paths:
         videos = _footer(path).videos
-        yield from _rows(path, videos if chosen is None else {i: videos[i] for i in videos if i in chosen}, columns)
+        those = videos if chosen is None else {i: videos[i] for i in videos if i in chosen}
+        yield from (_rows if whole else _parts)(path, those, columns)
 
 
 @dataclass(frozen=True)
@@ -308,22 +316,27 @@ def _footer_of(path: Path, *_: int) -> _Footer:
 
 def _rows(path: Path, videos: Mapping[str, Entry], columns: Sequence[str] | None) -> Iterator[tuple[str, pa.Table]]:
     """The rows of each of `videos` that has any, in their order, which is the file's."""
+    for video_id, parts in groupby(_parts(path, videos, columns), key=itemgetter(0)):
+        yield video_id, pa.concat_tables([part for _, part in parts])
+
+
+def _parts(path: Path, videos: Mapping[str, Entry], columns: Sequence[str] | None) -> Iterator[tuple[str, pa.Table]]:
+    """The same, a row group at a time."""
     if not any(entry.rows for entry in videos.values()):
         return
     chosen = None if columns is None else list(columns)
     with pq.ParquetFile(path, metadata=_footer(path).metadata) as file:
         held, at = None, -1
         for video_id, entry in videos.items():
-            parts, group, offset, missing = [], entry.group, entry.offset, entry.rows
+            group, offset, missing = entry.group, entry.offset, entry.rows
             while missing:
                 if group != at:
                     held, at = file.read_row_group(group, columns=chosen), group
                 assert held is not None
-                parts.append(held.slice(offset, missing))
-                missing -= parts[-1].num_rows
+                part = held.slice(offset, missing).replace_schema_metadata(None)
+                missing -= part.num_rows
                 group, offset = group + 1, 0
-            if parts:
-                yield video_id, pa.concat_tables(parts).replace_schema_metadata(None)
+                yield video_id, part
 
 
 def _checked(made: Iterator[Made], todo: list[str]) -> Generator[Made, None, None]:

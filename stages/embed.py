@@ -40,8 +40,10 @@ def main(dataset: str) -> None:
         device = choose_device(params.device)
         loaded = encoder.load_encoder(ENCODER, device=device, dtype=choose_dtype(params.embed.precision, device))
         there = [video_id for video_id in video_ids if frames[video_id].rows]
-        videos = ((table.drop_columns("jpeg"), table["jpeg"]) for _, table in shards.iterate(folder, there))
-        embedded = loaded.embed_videos(videos, batch_size=params.embed.batch_size)
+        tables = shards.iterate(folder, there, [name for name in schema.names if name != "embedding"])
+        jpegs = shards.iterate(folder, there, ["jpeg"], whole=False)  # hours of them need not be in memory
+        parts = ((video_id, part["jpeg"]) for video_id, part in jpegs)
+        embedded = loaded.embed_videos(parts, batch_size=params.embed.batch_size)
         rows = sum(frames[video_id].rows for video_id in there)
         with tqdm(total=rows, desc=f"embed {dataset}", unit="frame", unit_scale=True, smoothing=0.05) as bar:
             for video_id in video_ids:
@@ -50,7 +52,7 @@ def main(dataset: str) -> None:
                 if not entry.rows:
                     yield Made(video_id, None, entry.reason, final)
                     continue
-                table, embeddings = next(embedded)
+                (_, table), (_, embeddings) = next(tables), next(embedded)
                 yield Made(video_id, to_table(table, embeddings, schema), entry.reason, final)
                 bar.update(entry.rows)
 
