@@ -12,6 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -50,7 +52,7 @@ class Encoder:
     ) -> Iterator[tuple[Key, NDArray[np.float16]]]:
         """(key, embeddings [frames, E]) of each (key, JPEGs), in order; batches run across videos.
 
-        An Arrow column of JPEGs is read a batch at a time: as a list, hours of them would be in memory twice.
+        JPEGs may be an Arrow column; and a long video may come in parts, items with the same key one after the other.
 
         The embeddings are what open_clip's preprocess and `encode_image` give, not normalised: the length is
         part of what CLIP saw, and whoever wants it gone can divide.
@@ -85,6 +87,8 @@ class Encoder:
                 pool.shutdown(cancel_futures=True)
 
     def _batch(self, jpegs: list[bytes], pieces: "list[_Piece[Any]]", batch_size: int) -> NDArray[np.float16]:
+        if not jpegs:
+            return np.empty((0, self.width), np.float16)
         side = self.preprocess.side
         pixels = torch.zeros(batch_size, 3, side, side, dtype=torch.uint8)
         frame = 0
@@ -191,7 +195,7 @@ def digest(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class _Piece(Generic[Key]):
-    """The part of a video that is in one batch: `count` frames from frame `start` on."""
+    """The part of a video that is in one batch: `count` frames from frame `start` on; a last one has none."""
 
     key: Key
     start: int
@@ -204,19 +208,19 @@ def _batches(
 ) -> Iterator[tuple[list[bytes], list[_Piece[Key]]]]:
     jpegs: list[bytes] = []
     pieces: list[_Piece[Key]] = []
-    for key, frames in videos:
+    for key, parts in groupby(videos, key=itemgetter(0)):
         start = 0
-        while True:
-            count = min(len(frames) - start, batch_size - len(jpegs))
-            part = frames[start : start + count]
-            jpegs += part.to_pylist() if isinstance(part, pa.ChunkedArray) else part
-            pieces.append(_Piece(key, start, count, start + count == len(frames)))
-            start += count
-            if len(jpegs) == batch_size:
-                yield jpegs, pieces
-                jpegs, pieces = [], []
-            if start == len(frames):
-                break
+        for _, part in parts:
+            at = 0
+            while at < len(part):
+                some = part[at : at + batch_size - len(jpegs)]
+                jpegs += some.to_pylist() if isinstance(some, pa.ChunkedArray) else some
+                pieces.append(_Piece(key, start, len(some), False))
+                start, at = start + len(some), at + len(some)
+                if len(jpegs) == batch_size:
+                    yield jpegs, pieces
+                    jpegs, pieces = [], []
+        pieces.append(_Piece(key, start, 0, True))
     if pieces:
         yield jpegs, pieces
 

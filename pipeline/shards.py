@@ -16,6 +16,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -230,16 +232,21 @@ def read(folder: Path, video_id: str, columns: Sequence[str] | None = None) -> p
 
 
 def iterate(
-    folder: Path, video_ids: Sequence[str] | None = None, columns: Sequence[str] | None = None
+    folder: Path,
+    video_ids: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    whole: bool = True,
 ) -> Iterator[tuple[str, pa.Table]]:
     """(video_id, rows) of every video that has rows, or of those asked for: by shard, then by id.
 
-    One row group is in memory at a time, and only the shards of those asked for are opened. KeyError if one is unknown.
+    One row group is in memory at a time, or one video if it is longer; with `whole` False a long video comes in parts,
+    one after the other. Only the shards of those asked for are opened. KeyError if one is unknown.
     """
-    paths = _shards(folder)
+    paths, rows = _shards(folder), _rows if whole else _parts
     if video_ids is None:
         for path in paths:
-            yield from _rows(path, _footer(path).videos, columns)
+            yield from rows(path, _footer(path).videos, columns)
         return
     chosen: dict[int, set[str]] = {}
     for video_id in video_ids:
@@ -248,7 +255,7 @@ def iterate(
         videos = _footer(paths[number]).videos
         if unknown := chosen[number] - videos.keys():
             raise KeyError(f"{folder} has no video {min(unknown)!r}")
-        yield from _rows(paths[number], {i: videos[i] for i in videos if i in chosen[number]}, columns)
+        yield from rows(paths[number], {i: videos[i] for i in videos if i in chosen[number]}, columns)
 
 
 @dataclass(frozen=True)
@@ -394,22 +401,27 @@ def _footer_of(path: Path, *_: int) -> _Footer:
 
 def _rows(path: Path, videos: Mapping[str, Entry], columns: Sequence[str] | None) -> Iterator[tuple[str, pa.Table]]:
     """The rows of each of `videos` that has any, in their order, which is the file's."""
+    for video_id, parts in groupby(_parts(path, videos, columns), key=itemgetter(0)):
+        yield video_id, pa.concat_tables([part for _, part in parts])
+
+
+def _parts(path: Path, videos: Mapping[str, Entry], columns: Sequence[str] | None) -> Iterator[tuple[str, pa.Table]]:
+    """The same, a row group at a time."""
     if not any(entry.rows for entry in videos.values()):
         return
     chosen = None if columns is None else list(columns)
     with pq.ParquetFile(path, metadata=_footer(path).metadata) as file:
         held, at = None, -1
         for video_id, entry in videos.items():
-            parts, group, offset, missing = [], entry.group, entry.offset, entry.rows
+            group, offset, missing = entry.group, entry.offset, entry.rows
             while missing:
                 if group != at:
                     held, at = file.read_row_group(group, columns=chosen), group
                 assert held is not None
-                parts.append(held.slice(offset, missing))
-                missing -= parts[-1].num_rows
+                part = held.slice(offset, missing).replace_schema_metadata(None)
+                missing -= part.num_rows
                 group, offset = group + 1, 0
-            if parts:
-                yield video_id, pa.concat_tables(parts).replace_schema_metadata(None)
+                yield video_id, part
 
 
 def _checked(made: Iterator[Made], todo: list[str]) -> Generator[Made, None, None]:

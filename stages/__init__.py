@@ -23,7 +23,9 @@ def run(main: Callable[..., None], *, per_dataset: bool = False, in_parts: bool 
         takes = f" {'|'.join(DATASETS)}" * per_dataset + " [--shards I/N]" * in_parts
         sys.exit(f"usage: python -m stages.{name}{takes}")
     # Under its own name, not `__main__`, other processes find what the module defines, too.
-    main = import_module(f"stages.{name}").main
+    spec = sys.modules["__main__"].__spec__
+    if spec:
+        main = import_module(spec.name).main
     try:
         main(*arguments)
     except (ValueError, OSError) as error:

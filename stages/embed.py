@@ -45,9 +45,10 @@ class Embed:
     def __call__(self, items: Mapping[str, Entry], *, cores: int) -> Iterator[Made]:
         schema = schema_of(self.encoder.width)
         there = [video_id for video_id, entry in items.items() if entry.rows]
-        tables = shards.iterate(self.frames, there)
-        videos = ((table.drop_columns("jpeg"), table["jpeg"]) for _, table in tables)
-        embedded = self.encoder.embed_videos(videos, batch_size=self.batch_size, workers=cores)
+        tables = shards.iterate(self.frames, there, [name for name in schema.names if name != "embedding"])
+        jpegs = shards.iterate(self.frames, there, ["jpeg"], whole=False)  # hours of them need not be in memory
+        parts = ((video_id, part["jpeg"]) for video_id, part in jpegs)
+        embedded = self.encoder.embed_videos(parts, batch_size=self.batch_size, workers=cores)
         rows = sum(entry.rows for entry in items.values())
         with tqdm(total=rows, desc=self.title, unit="frame", unit_scale=True, smoothing=0.05) as bar:
             for video_id, entry in items.items():
@@ -55,7 +56,7 @@ class Embed:
                 if not entry.rows:
                     yield Made(video_id, None, entry.reason, final)
                     continue
-                table, embeddings = next(embedded)
+                (_, table), (_, embeddings) = next(tables), next(embedded)
                 yield Made(video_id, to_table(table, embeddings, schema), entry.reason, final)
                 bar.update(entry.rows)
 

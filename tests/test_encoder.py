@@ -1,8 +1,10 @@
 import json
 from io import BytesIO
+from itertools import pairwise
 
 import numpy as np
 import open_clip
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -106,6 +108,18 @@ def test_videos_come_back_in_order_whatever_the_batches(folder):
     assert list(embedded) == list(frames)
     for name, jpegs in videos.items():
         assert (embedded[name] == encoder.embed(jpegs, batch_size=8)).all()
+
+
+def test_a_video_in_parts_is_the_video(folder):
+    encoder = load_encoder(folder, device=CPU, dtype=torch.float32)
+    videos = {
+        name: [jpeg((64, 64), seed) for seed in range(start, start + 11)] for name, start in (("a", 0), ("b", 50))
+    }
+    cuts = (0, 3, 8, 11)
+    parts = [(name, pa.chunked_array([jpegs[i:j]])) for name, jpegs in videos.items() for i, j in pairwise(cuts)]
+    embedded = list(encoder.embed_videos(parts, batch_size=4))
+    assert [name for name, _ in embedded] == ["a", "b"]
+    assert all((rows == encoder.embed(videos[name], batch_size=4)).all() for name, rows in embedded)
 
 
 def test_videos_are_read_no_further_than_the_batches_in_work(folder):

@@ -215,3 +215,18 @@ def test_a_full_disk_leaves_the_old_shard_and_says_what_to_do(tmp_path, monkeypa
 def test_a_folder_without_shards_names_the_command(tmp_path):
     with pytest.raises(ValueError, match="holds no shards; make them with: dvc repro"):
         shards.index(tmp_path)
+
+
+def test_a_long_video_can_be_read_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "LONGEST_GROUP_ROWS", 300)
+    build(tmp_path, {"long": (0, 700), "short": (0, 5), "none": (0, 0)}, 1)
+    parts = list(shards.iterate(tmp_path, columns=["frame_index"], whole=False))
+    assert [(name, part.num_rows) for name, part in parts] == [
+        ("long", 300),
+        ("long", 300),
+        ("long", 100),
+        ("short", 5),
+    ]
+    assert pa.concat_tables(part for name, part in parts if name == "long")["frame_index"].to_pylist() == list(
+        range(700)
+    )
