@@ -66,12 +66,11 @@ def measure_noop(folder: Path, videos: int, shards: int, layouts: list[str], rou
     make_repository(folder)
     for dataset in DATASETS:
         make_data(folder / "data" / dataset, videos, shards)
-    for out in ("encoder", "decoder", "pretrained", "finetuned"):
-        write(folder / "models" / out / "weights")
-    for name in ("data/captions.parquet", "data/captions.csv", "data/captions.json", "metrics/captions.json"):
-        write(folder / name)
-    for name in ("pretrain/a", "finetune/a", "plots/a", "segments.parquet"):
-        write(folder / "metrics" / name)
+    for stage in YAML().load(Path("dvc.yaml").read_text())["stages"].values():
+        if "foreach" not in stage:  # models, captions and scores
+            for out in [*stage["outs"], *stage.get("metrics", ())]:
+                path = folder / (out if isinstance(out, str) else next(iter(out)))
+                write(path if path.suffix else path / "file")
     rows = []
     for layout in layouts:
         arrange(folder, layout)

@@ -49,7 +49,7 @@ def test_the_pipelines_own_captions_are_read_beside_activitynets_annotations(tmp
     segments = [Segment(f"v_a#{i}", "v_a", "test", i, i + 1, (f"ref {i}",), None) for i in range(2)]
 
     class Said:
-        caption, log_prob = "a dog", -1.0
+        caption, log_prob, retrieved = "a dog", -1.0, ()
 
     write_captions(tmp_path / "captions.parquet", segments, {segment.segment_id: Said() for segment in segments})
     annotated = {"duration": 9, "timestamps": [[1, 2], [0, 1]], "sentences": ["ref 1", "ref 0"]}
