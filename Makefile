@@ -61,7 +61,7 @@ app: .venv/installed
 	python -m pipeline.app
 
 test: lint
-	OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-dev
 	ruff check

@@ -14,7 +14,6 @@ import imageio_ffmpeg
 import pytest
 from ruamel.yaml import YAML
 
-
 # A file's tests run one after the other, so the files that take longest begin first: else one core waits for the other.
 LONGEST = (
     "test_pipeline",
