@@ -61,7 +61,7 @@ app: .venv/installed
 	python -m pipeline.app
 
 test: lint
-	OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/installed-dev
 	ruff check

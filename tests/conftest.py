@@ -14,22 +14,6 @@ import imageio_ffmpeg
 import pytest
 from ruamel.yaml import YAML
 
-# A file's tests run one after the other, so the files that take longest begin first: else one core waits for the other.
-LONGEST = (
-    "test_pipeline",
-    "test_engine",
-    "test_real_data",
-    "test_training",
-    "test_ablation",
-    "test_scores",
-    "test_bench",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(LONGEST)))
-
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
