@@ -107,7 +107,7 @@ def layer() -> Drawing:
     for i in range(4):
         tokens(804 + i * 43, 176, constants_only=True, size=9)
     prefix = (
-        "prefix: keyframes in the order of time, then the last frame,",
+        "prefix: the keyframes in order, then the last frame,",
         "P tokens each; the decoder goes on from it",
     )
     slab(580, 94, 390, *prefix)
