@@ -39,7 +39,9 @@ def main() -> None:
         title="CIDEr by length of the segment, with 95 % bands",
         x_label="seconds",
     )
-    REPORT.write_text(inserted(report(ablation, runs, results, baseline)), encoding="utf-8")
+    if not REPORT.exists():
+        REPORT.write_text(f"{TITLE}{BEGIN}\n{END}\n")
+    insert(REPORT, report(ablation, runs, results, baseline), BEGIN, END)
     print(
         f"table: {len(runs)} variants, {len(ablation.seeds)} seeds each; the best baseline is {baseline}; see {REPORT}"
     )
@@ -121,14 +123,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def inserted(text: str, path: Path = REPORT) -> str:
-    """The report with `text` between its markers. ValueError if they are not there, once each and in order."""
-    whole = path.read_text(encoding="utf-8") if path.exists() else f"{TITLE}{BEGIN}\n{END}\n"
-    before, begin, rest = whole.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in rest or END in before + after:
-        raise ValueError(f"{path}: wanted one line {BEGIN!r} and one {END!r} below it; the tables go between them")
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
+def insert(path: Path, text: str, begin: str, end: str) -> None:
+    """Put `text` between the two markers of the file. ValueError unless both are there once, and in order."""
+    before, found, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed) or begin in rest or end in before + after:
+        raise ValueError(f"{path}: wanted one line {begin!r} and one {end!r} below it; the tables go between them")
+    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

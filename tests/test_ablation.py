@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 import ablation.table
 from ablation.plot import COLOURS, draw, ticks
 from ablation.settings import FILE, load_ablation, params_of
-from ablation.table import BEGIN, END, inserted
+from ablation.table import BEGIN, END, insert
 from pipeline.annotations import Segment, to_table
 from pipeline.params import load_params
 from pipeline.variants import Curve
@@ -108,10 +108,9 @@ def test_changes_reach_the_params_and_nothing_else(tmp_path):
 
 def test_the_prose_around_the_tables_is_kept(tmp_path):
     path = tmp_path / "results.md"
-    path.write_text(inserted("first", path))
-    assert path.read_text().startswith("# What each setting of the memory does")
-    path.write_text("Above.\n" + path.read_text() + "Below.\n")
-    path.write_text(inserted("second", path))
+    path.write_text(f"Above.\n{BEGIN}\n{END}Below.\n")
+    insert(path, "first", BEGIN, END)
+    insert(path, "second", BEGIN, END)
     text = path.read_text()
     assert text.startswith("Above.") and text.endswith("Below.\n") and "first" not in text
     assert f"{BEGIN}\n\nsecond\n\n{END}" in text
@@ -124,7 +123,8 @@ def test_a_report_without_its_markers_is_left_alone(tmp_path, text):
     path = tmp_path / "results.md"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"results\.md: wanted one line '<!-- ablation"):
-        inserted("tables", path)
+        insert(path, "tables", BEGIN, END)
+    assert path.read_text() == text
 
 
 def test_ticks_are_round_and_enclose_the_values():
