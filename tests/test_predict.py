@@ -3,13 +3,11 @@
 import json
 import os
 import subprocess
-import threading
 import time
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import run_ffmpeg
+from conftest import Page, run_ffmpeg
 from own_models import PARAMS, write_models
 
 from pipeline import predict, subtitles
@@ -111,18 +109,9 @@ def test_segments_that_make_no_sense_are_refused(here, shots, run, bad):
     assert code == 2 and "wanted found, whole, or START-END" in err
 
 
-def test_an_address_is_downloaded_and_captioned(here, shots, run):
-    class Handler(SimpleHTTPRequestHandler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, directory=shots.parent)
-
-        def log_message(self, *_): ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        code, out, err = run(f"{address}/three%20shots.mkv", f"{address}/nothing.mkv", "--segments", "whole")
-        server.shutdown()
+def test_an_address_is_downloaded_and_captioned(here, shots, run, site):
+    site.pages["/three%20shots.mkv"] = Page(shots.read_bytes(), kind="video/x-matroska")
+    code, out, err = run(f"{site.url}/three%20shots.mkv", f"{site.url}/nothing.mkv", "--segments", "whole")
     assert out.splitlines()[1:] == [predict.row(Predictor.load().caption(shots, "whole")[0])]
     assert code == 1 and "nothing.mkv: HTTP 404" in err
 
