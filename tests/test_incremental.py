@@ -16,9 +16,9 @@ import pytest
 from conftest import write_params
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from test_embed import write_encoder
 
 from bench.forking import Forking, Kill
+from bench.random_clip import write_random_clip
 
 STAGES = [["download", "activitynet"], ["frames", "activitynet"], ["embed", "activitynet"]]
 PARAMS = {
@@ -107,7 +107,7 @@ class Ground:
                 (tree / edit).write_text((tree / edit).read_text() + "\n\n" + EDITS[edit])
         self.encoders = [folder / f"encoder {seed}" for seed in range(2)]
         for seed, encoder in enumerate(self.encoders):
-            write_encoder(seed, folder=encoder)
+            write_random_clip(encoder, 24, seed=seed)
         plain = make_video("tiny.mp4", "32x24", "10", 1.0).read_bytes()
         other = make_video("other.mp4", "48x64", "6", 2.0, "", "-bf", "2").read_bytes()
         # A box that nobody reads: another file of the same size that decodes to the same pictures.
