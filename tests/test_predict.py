@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import time
 from pathlib import Path
 
@@ -128,29 +127,23 @@ def test_a_file_that_still_grows_is_captioned_as_it_grows(here, shots, tmp_path)
     assert [one.end_s for one in found][:1] == [9.0]
 
 
-def test_standard_input_and_things_that_are_none_are_followed_or_refused(here, shots, tmp_path):
-    predictor = Predictor.load()
+def test_standard_input_and_things_that_are_none_are_followed_or_refused(here, shots, run, tmp_path):
+    standard_input = os.dup(0)
     with shots.open("rb") as file:
-        done = subprocess.run(
-            ["python", "-m", "pipeline.predict", "--follow", "-", "--every", "5", "--json"],
-            stdin=file,
-            capture_output=True,
-            text=True,
-            env=in_project(),
-            timeout=120,
-            check=True,
-        )
-    assert [json.loads(line)["end_s"] for line in done.stdout.splitlines()] == [5, 10, 13.6]
+        os.dup2(file.fileno(), 0)
+    try:
+        code, out, _ = run("--follow", "-", "--every", "5", "--json")
+    finally:
+        os.dup2(standard_input, 0)
+        os.close(standard_input)
+    assert code == 0 and [json.loads(line)["end_s"] for line in out.splitlines()] == [5, 10, 13.6]
+    predictor = Predictor.load()
     text = tmp_path / "text.mp4"
     text.write_text("no video " * 1000)
     started = time.monotonic()
     with pytest.raises(ValueError, match=r"text.mp4: no frame came"):
         list(arriving_frames(str(text), predictor.sampling, idle_s=1))
     assert time.monotonic() - started < 20
-
-
-def in_project() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(predict.__file__).parents[1])}
 
 
 def test_an_exported_captioner_loads_in_one_call_and_says_the_same(here, shots, tmp_path, monkeypatch):
