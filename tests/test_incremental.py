@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
@@ -96,8 +95,8 @@ HISTORIES = st.lists(st.tuples(st.lists(CHANGES, max_size=3), KILLS | st.none())
 class Ground:
     """Everything that the histories share: made once, changed by none."""
 
-    def __init__(self, folder: Path, make_video: Any) -> None:
-        self.folder, self.names, self.forking = folder, count(), Forking()
+    def __init__(self, folder: Path, make_video: Any, forking: Forking) -> None:
+        self.folder, self.names, self.forking = folder, count(), forking
         self.original = Path("params.yaml").resolve()
         self.trees = {edit: folder / f"code {number}" for number, edit in enumerate([None, *EDITS])}
         for edit, tree in self.trees.items():
@@ -150,10 +149,8 @@ def params_file(original: Path, values: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory, make_video) -> Iterator[Ground]:
-    ground = Ground(tmp_path_factory.mktemp("ground"), make_video)
-    yield ground
-    ground.forking.stop()
+def ground(tmp_path_factory, make_video, forking) -> Ground:
+    return Ground(tmp_path_factory.mktemp("ground"), make_video, forking)
 
 
 def changed(world: World, changes: list[tuple[str, Any, Any]]) -> World:
