@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -83,8 +84,10 @@ def train_on_dataset(frames: int, folder: str) -> dict[str, Any]:
     videos = [f"v{number:06d}" for number in range(frames // VIDEO_FRAMES)]
     with TemporaryDirectory(dir=folder) as temporary:
         # In a process of its own: what writing takes is not what training takes.
-        writer = [sys.executable, "-c", f"from bench.dataset import write; write({temporary!r}, {len(videos)})"]
-        subprocess.run(writer, check=True)
+        writer = get_context("fork").Process(target=write, args=(temporary, len(videos)))
+        writer.start()
+        writer.join()
+        assert writer.exitcode == 0
         captioner = build_captioner(
             CaptionerConfig(
                 MapperConfig("transformer", 2, 2, 32, 1, 1, embedding_width=WIDTH, decoder_width=32),
