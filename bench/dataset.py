@@ -12,12 +12,12 @@ JSON.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +28,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from bench.table import show
+from bench.usage import own_bytes, peak_bytes
 from pipeline import shards
 from pipeline.annotations import Segment
 from pipeline.captioner import Captioner, CaptionerConfig, build_captioner
@@ -83,8 +84,10 @@ def train_on_dataset(frames: int, folder: str) -> dict[str, Any]:
     videos = [f"v{number:06d}" for number in range(frames // VIDEO_FRAMES)]
     with TemporaryDirectory(dir=folder) as temporary:
         # In a process of its own: what writing takes is not what training takes.
-        writer = [sys.executable, "-c", f"from bench.dataset import write; write({temporary!r}, {len(videos)})"]
-        subprocess.run(writer, check=True)
+        writer = get_context("fork").Process(target=write, args=(temporary, len(videos)))
+        writer.start()
+        writer.join()
+        assert writer.exitcode == 0
         captioner = build_captioner(
             CaptionerConfig(
                 MapperConfig("transformer", 2, 2, 32, 1, 1, embedding_width=WIDTH, decoder_width=32),
@@ -185,7 +188,7 @@ class Peak:
     """
 
     def __enter__(self) -> "Peak":
-        self._before = self._most = _own_bytes()
+        self._before = self._most = _taken()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -200,23 +203,16 @@ class Peak:
 
     def all_of_it(self) -> int:
         """With Python and its libraries, as the system counts it."""
-        return _peak_bytes() // 2**20
+        return peak_bytes() // 2**20
 
     def _watch(self) -> None:
         while not self._done.wait(0.005):
-            self._most = max(self._most, _own_bytes())
+            self._most = max(self._most, _taken())
 
 
-def _own_bytes() -> int:
-    try:
-        status = Path("/proc/self/status").read_text()
-    except FileNotFoundError:
-        return _peak_bytes()
-    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon"))
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+def _taken() -> int:
+    own = own_bytes()
+    return peak_bytes() if own is None else own
 
 
 if __name__ == "__main__":

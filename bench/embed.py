@@ -36,7 +36,8 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from bench.frames import cpu_s, make
+from bench.frames import make
+from bench.usage import cpu_s
 from pipeline import frames
 from pipeline.backbones import save_encoder
 from pipeline.cores import cores

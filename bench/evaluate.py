@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
+from bench.usage import cpu_s
 from pipeline.annotations import read_annotations
 from pipeline.scores import METRICS, score
 
@@ -119,12 +119,6 @@ def in_turn(captions: Captions) -> list[float]:
 
 def ours(captions: Captions) -> list[float]:
     return list(score(*captions).corpus.values())
-
-
-def cpu_s() -> float:
-    """Of this process and the programs that it started and that have ended."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 if __name__ == "__main__":

@@ -18,20 +18,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
-import torch
 from ruamel.yaml import YAML
 
 from bench.frames import run
+from bench.random_clip import write_random_clip
+from bench.usage import family, own_bytes
 from pipeline import annotations, ledger
 from pipeline.annotations import Segment
-from pipeline.backbones import save_encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = "activitynet"
 SHORT_S = 2
 LOOP_S = 60
+# Of one narrow layer, so that hours of frames take minutes; its input and its embeddings are as wide as ViT-B/32's.
+VISION = {"layers": 1, "width": 64, "head_width": 32, "patch_size": 32, "image_size": 224}
+WIDTH = 512
 
 
 def main() -> None:
@@ -91,20 +93,7 @@ def prepare(folder: Path, videos: list[Path]) -> None:
     params["device"] = "cpu"
     with (folder / "params.yaml").open("w") as file:
         yaml.dump(params, file)
-    write_tower(folder / "models" / "encoder")
-
-
-def write_tower(folder: Path) -> None:
-    """Of one narrow layer, so that hours of frames take minutes; its input is ViT-B/32's."""
-    import open_clip
-
-    torch.manual_seed(0)
-    vision = {"layers": 1, "width": 64, "head_width": 32, "patch_size": 32, "image_size": 224}
-    text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
-    config = {"embed_dim": 512, "vision_cfg": vision, "text_cfg": text}
-    model = open_clip.model.CLIP(**config)
-    open_clip.model.set_model_preprocess_cfg(model, vars(open_clip.transform.PreprocessCfg(size=224)))
-    save_encoder(folder, config, model)
+    write_random_clip(folder / "models" / "encoder", WIDTH, vision=VISION)
 
 
 def peak_of(stage: str, folder: Path) -> tuple[int, int]:
@@ -116,27 +105,11 @@ def peak_of(stage: str, folder: Path) -> tuple[int, int]:
             command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log
         )
         while process.poll() is None:
-            most = max(most, own_bytes(process.pid))
+            most = max(most, sum(own_bytes(one) or 0 for one in family(process.pid)))
             time.sleep(0.02)
     if process.returncode:
         sys.exit(f"bench.flat: {' '.join(command)} failed\n{(folder / f'{stage}.log').read_text()}")
     return most >> 20, round(time.monotonic() - started)
-
-
-def own_bytes(pid: int) -> int:
-    """Of the process and all below it."""
-    total = 0
-    try:
-        processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0
-    for process in processes:
-        try:
-            status = Path(f"/proc/{process.pid}/status").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        total += sum(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("RssAnon"))
-    return total
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ SLOW = (
     "av cv2 ffmpeg imageio_ffmpeg open_clip pandas pyarrow.compute pyarrow.parquet pydantic ruamel.yaml torch "
     "torchvision tqdm yt_dlp"
 )
+# And what those import that train, caption and evaluate.
+TRAINING = "dvclive.lightning lightning.pytorch pycocoevalcap.bleu.bleu transformers.models.gpt2.modeling_gpt2"
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "subprocess.Popen"}
 
 
@@ -39,9 +41,10 @@ class Ended(NamedTuple):
 
 
 class Forking:
-    def __init__(self) -> None:
+    def __init__(self, modules: str = SLOW) -> None:
+        """modules: to be imported, once and for all."""
         self._server = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, __file__, *modules.split()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -78,7 +81,7 @@ class Running:
 
 
 def serve() -> None:
-    for name in SLOW.split():
+    for name in sys.argv[1:]:
         __import__(name)
     for line in sys.stdin:
         request = json.loads(line)
@@ -107,7 +110,8 @@ def fork(tree: str, folder: str, stages: list[list[str]], before: int | None) ->
     try:
         for name, *arguments in stages:
             sys.argv = [name, *arguments]
-            runpy.run_module(f"stages.{name}", run_name="__main__")
+            # As `python -m` does it: a stage's own processes look for what they are to do in its module.
+            runpy.run_module(f"stages.{name}", run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as stop:
         print(stop, flush=True)

@@ -19,7 +19,6 @@ Prints a table and, as its last line, JSON.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from unittest.mock import patch
 
 import imageio_ffmpeg
 
+from bench.usage import cpu_s
 from pipeline import frames, packets
 from pipeline.cores import cores
 from pipeline.frames import Sampled, Sampling, Source
@@ -141,12 +141,6 @@ def sample(sources: list[Source], sampling: Sampling) -> list[Sampled]:
 def plain(sources: list[Source], sampling: Sampling) -> list[Sampled]:
     with patch.object(packets, "unneeded", lambda *_, **__: []):
         return sample(sources, sampling)
-
-
-def cpu_s() -> float:
-    """User and system seconds so far, of this process and the finished ones that it started."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 if __name__ == "__main__":

@@ -17,12 +17,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import imageio_ffmpeg
-import torch
 from ruamel.yaml import YAML
 
 from bench.forking import Forking
+from bench.random_clip import write_random_clip
 from bench.table import show
-from pipeline.backbones import save_encoder
 
 STAGES = ("download", "frames", "embed")
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +37,7 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_params(folder, asked.shards)
-        write_encoder(folder / "models/encoder")
+        write_random_clip(folder / "models/encoder", 32)
         contents = make_contents(folder)
         there = 0
         figures: list[dict[str, Any]] = []
@@ -63,20 +62,6 @@ def write_params(folder: Path, shards: int) -> None:
     }
     params["frames"]["shards"] = shards
     yaml.dump(params, folder / "params.yaml")
-
-
-def write_encoder(folder: Path) -> None:
-    """A CLIP of random weights, so small that embedding is not what takes the time."""
-    import open_clip
-    from open_clip.transform import PreprocessCfg
-
-    torch.manual_seed(0)
-    vision = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 32, "image_size": 32}
-    text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
-    config: dict[str, Any] = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}
-    model = open_clip.model.CLIP(**config)
-    open_clip.model.set_model_preprocess_cfg(model, vars(PreprocessCfg(size=32)))
-    save_encoder(folder, config, model)
 
 
 def make_contents(folder: Path, kinds: int = 8) -> list[bytes]:

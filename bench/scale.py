@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import heapq
 import json
-import resource
 import subprocess
 import tempfile
 import tracemalloc
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.usage import cpu_s
 from pipeline import frames, ledger, shards
 from pipeline.device import choose_dtype
 from pipeline.encoder import Preprocess
@@ -284,12 +284,6 @@ def makespan(
             ends.append(now + takes)
             heapq.heappush(free, (now + takes, worker))
     return max(ends), lost
-
-
-def cpu_s() -> float:
-    """Of this process and the children it has waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ split streamed and whole and counts the captions that are the same. Prints a tab
 
 import argparse
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from bench.usage import peak_bytes
 from pipeline import captioning
 from pipeline.annotations import Segment, from_table
 from pipeline.captioner import load_captioner
@@ -49,7 +49,7 @@ def main() -> None:
         segment = Segment(f"v_long#{start}", "v_long", "test", start / FPS, (start + SEGMENT) / FPS, (), None)
         targets.append(Target(segment, start, start + SEGMENT - 1))
     batch = collate([Example(embeddings, range(frames), False, tuple(targets))])
-    before, started = peak_mib(), time.perf_counter()
+    before, started = peak_bytes(), time.perf_counter()
     captions = caption_batch(captioner, tokenizer, batch, index=asked.index, **HOW)
     seconds = time.perf_counter() - started
     figures = {
@@ -57,7 +57,7 @@ def main() -> None:
         "frames_kept": captioner.config.memory.capacity(captioner.mapper.config.tokens),
         "captions": len(captions),
         "frames_per_s": round(frames / seconds),
-        "growth_mib": round(peak_mib() - before),
+        "growth_mib": (peak_bytes() - before) // 2**20,
     }
 
     segments = [segment for segment in from_table(pq.read_table(SEGMENTS)) if segment.split == "test"]
@@ -75,11 +75,6 @@ def main() -> None:
     for name, value in figures.items():
         print(f"{name:<24}{value:>10,}")
     print(json.dumps(figures))
-
-
-def peak_mib() -> float:
-    """The largest this process has been so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 if __name__ == "__main__":

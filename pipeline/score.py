@@ -34,34 +34,12 @@ Events = dict[str, list[Event]]
 
 def read_candidates(path: Path) -> dict[str, str]:
     """One text by id. ValueError says what is wrong and where."""
-    content = _load(path)
-    if isinstance(content, list):
-        pairs = [_id_and_text(entry, path) for entry in content]
-    elif isinstance(content, dict):
-        pairs = [(id, _one(text, path, id)) for id, text in content.items()]
-    else:
-        raise ValueError(f"{path}: found {_kind(content)}; {_WANTED}")
-    counts = Counter(id for id, _ in pairs)
-    if twice := [id for id, count in counts.items() if count > 1]:
-        raise ValueError(f"{path}: {len(twice)} ids have several candidates, the first {twice[0]!r}; wanted one each")
-    return dict(pairs)
+    return _texts(_load(path), path)
 
 
 def read_events(path: Path) -> Events:
     """Events by video, of ActivityNet's dense results or of its annotations, as they stand there."""
-    content = _load(path)
-    if not _has_times(content):
-        raise ValueError(f"{path}: found no times in it; wanted ActivityNet's annotations or dense results")
-    if "results" in content:
-        return {video: [_event(event, path, video) for event in events] for video, events in content["results"].items()}
-    events = {}
-    for video, entry in content.items():
-        try:
-            timed = zip(entry["timestamps"], entry["sentences"], strict=True)
-            events[video] = [_event({"timestamp": t, "sentence": s}, path, video) for t, s in timed]
-        except (KeyError, TypeError):
-            raise ValueError(f"{path}: {video!r} lacks timestamps or sentences") from None
-    return events
+    return _events(_load(path), path)
 
 
 def read_references(paths: Sequence[Path]) -> dict[str, list[str]]:
@@ -85,6 +63,34 @@ def read_references(paths: Sequence[Path]) -> dict[str, list[str]]:
 _WANTED = (
     'wanted COCO ([{"image_id", "caption"}, ...] or {"images", "annotations"}), ActivityNet, {id: text}, or a .csv file'
 )
+
+
+def _texts(content: Any, path: Path) -> dict[str, str]:
+    if isinstance(content, list):
+        pairs = [_id_and_text(entry, path) for entry in content]
+    elif isinstance(content, dict):
+        pairs = [(id, _one(text, path, id)) for id, text in content.items()]
+    else:
+        raise ValueError(f"{path}: found {_kind(content)}; {_WANTED}")
+    counts = Counter(id for id, _ in pairs)
+    if twice := [id for id, count in counts.items() if count > 1]:
+        raise ValueError(f"{path}: {len(twice)} ids have several candidates, the first {twice[0]!r}; wanted one each")
+    return dict(pairs)
+
+
+def _events(content: Any, path: Path) -> Events:
+    if not _has_times(content):
+        raise ValueError(f"{path}: found no times in it; wanted ActivityNet's annotations or dense results")
+    if "results" in content:
+        return {video: [_event(event, path, video) for event in events] for video, events in content["results"].items()}
+    events = {}
+    for video, entry in content.items():
+        try:
+            timed = zip(entry["timestamps"], entry["sentences"], strict=True)
+            events[video] = [_event({"timestamp": t, "sentence": s}, path, video) for t, s in timed]
+        except (KeyError, TypeError):
+            raise ValueError(f"{path}: {video!r} lacks timestamps or sentences") from None
+    return events
 
 
 def _load(path: Path) -> Any:
@@ -255,13 +261,14 @@ def main() -> None:
     asked = parser.parse_args()
     try:
         with Scorer() as scorer:  # first: Java starts while we read
-            if asked.dense or _has_times(_load(asked.candidates)):
-                events, *others = map(read_events, (asked.candidates, *asked.references))
+            content = _load(asked.candidates)
+            if asked.dense or _has_times(content):
+                events, others = _events(content, asked.candidates), list(map(read_events, asked.references))
                 dense = score_dense(events, others, scorer, max_proposals=asked.max_proposals)
                 found = {**asdict(dense), "average": averages(dense)}
                 shown = dense_table(dense)
             else:
-                candidates = read_candidates(asked.candidates)
+                candidates = _texts(content, asked.candidates)
                 scores = scorer.score(candidates, read_references(asked.references))
                 figures = diversity(candidates)
                 found = {"coverage": asdict(scores.coverage), "corpus": scores.corpus, "mean": scores.mean}

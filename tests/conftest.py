@@ -14,6 +14,8 @@ import imageio_ffmpeg
 import pytest
 from ruamel.yaml import YAML
 
+from bench.forking import SLOW, TRAINING, Forking
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -44,6 +46,14 @@ def make_video(tmp_path_factory) -> Callable[..., Path]:
 
 def run_ffmpeg(*arguments: str) -> None:
     subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y", *arguments], check=True)
+
+
+@pytest.fixture(scope="session")
+def forking() -> Iterator[Forking]:
+    """Runs stages, each in a process of its own that need not import torch and the like again."""
+    forking = Forking(f"{SLOW} {TRAINING}")
+    yield forking
+    forking.stop()
 
 
 @pytest.fixture

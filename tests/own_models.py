@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from test_embed import write_encoder
 from test_training import make_decoder, make_tokenizer
 
+from bench.random_clip import write_random_clip
 from pipeline.captioner import CaptionerConfig, build_captioner, save_captioner
 from pipeline.decoder import save_decoder
 from pipeline.mapper import MapperConfig
@@ -23,7 +23,7 @@ PARAMS = {
 
 def write_models(memory: bool = True) -> None:
     """Into models/ of the current folder."""
-    write_encoder(seed=0, width=8)
+    write_random_clip(Path("models/encoder"), 8)
     save_decoder(Path("models/decoder"), make_decoder(), make_tokenizer())
     config = CaptionerConfig(
         mapper=MapperConfig("transformer", 2, 2, 16, 1, 2, embedding_width=8, decoder_width=16),

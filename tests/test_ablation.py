@@ -21,6 +21,7 @@ import ablation.table
 from ablation.plot import COLOURS, draw, ticks
 from ablation.settings import FILE, load_ablation, params_of
 from ablation.table import BEGIN, END, insert
+from bench.random_clip import write_random_clip
 from pipeline.annotations import Segment, to_table
 from pipeline.params import load_params
 from pipeline.variants import Curve
@@ -234,13 +235,10 @@ def ran(output: str) -> list[str]:
 
 def make_inputs(folder: Path) -> None:
     """Embeddings, an encoder, a decoder and a pretrained mapper, all of the smallest size."""
-    import open_clip
-    from open_clip.transform import PreprocessCfg
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     from pipeline import shards
-    from pipeline.backbones import save_encoder
     from pipeline.captioner import CaptionerConfig, build_captioner, save_captioner
     from pipeline.decoder import save_decoder
     from pipeline.mapper import MapperConfig
@@ -285,14 +283,8 @@ def make_inputs(folder: Path) -> None:
     mapper = MapperConfig("transformer", 2, 2, 16, 1, 2, embedding_width=8, decoder_width=16)
     captioner = build_captioner(CaptionerConfig(mapper, None, "last"), decoder)
     save_captioner(folder / "models/pretrained", captioner, tokenizer)
-    config = {
-        "embed_dim": 8,
-        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 32, "image_size": 32},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1},
-    }
-    clip = open_clip.model.CLIP(**config)
-    open_clip.model.set_model_preprocess_cfg(clip, vars(PreprocessCfg(size=32)))
-    save_encoder(folder / "models/encoder", config, clip)
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1}
+    write_random_clip(folder / "models/encoder", 8, text=text)
 
 
 @pytest.fixture(scope="module")

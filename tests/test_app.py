@@ -1,4 +1,4 @@
-"""The page to drop a video on, in a real browser. Skipped where there is no Chromium."""
+"""The page to drop a video on, in a real browser; skipped where there is no Chromium."""
 
 import threading
 import urllib.error
@@ -10,12 +10,10 @@ import pytest
 from conftest import run_ffmpeg
 from own_models import PARAMS, write_models
 from playwright.sync_api import Page, expect
-from test_report import CHROMIUM, browser  # noqa: F401
+from test_report import browser  # noqa: F401
 
 from pipeline.app.server import Server
 from pipeline.predictor import Predictor
-
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; Debian: apt-get install chromium")
 
 
 @pytest.fixture
@@ -47,7 +45,6 @@ def page(browser, server) -> Iterator[Page]:  # noqa: F811
     page.close()
 
 
-@needs_browser
 def test_a_dropped_video_gets_captions_on_a_time_line_and_what_the_memory_gave(page, server, video):
     expect(page.locator("#ran")).to_have_text("Model: memory <b>1</b>.")
     page.locator("#file").set_input_files(video)
@@ -63,7 +60,6 @@ def test_a_dropped_video_gets_captions_on_a_time_line_and_what_the_memory_gave(p
     expect(page.locator("#state")).to_contain_text("1 segment of 10.0 s", timeout=30_000)
 
 
-@needs_browser
 def test_what_is_no_video_is_told_on_the_page(page, tmp_path):
     (tmp_path / "notes.mp4").write_text("#EXTM3U\nfile:///etc/passwd")
     page.locator("#file").set_input_files(tmp_path / "notes.mp4")

@@ -5,20 +5,15 @@ import open_clip
 import pyarrow as pa
 import pytest
 import torch
-from open_clip.transform import PreprocessCfg
 
+from bench.random_clip import write_random_clip
 from pipeline import shards
 from pipeline.annotations import Segment
-from pipeline.backbones import save_encoder
 from pipeline.clipscore import NoTextTower, clip_scores, embed_texts
 from pipeline.encoder import CONFIG_FILE
 
 WIDTH = 16
-CONFIG = {
-    "embed_dim": WIDTH,
-    "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "head_width": 32, "image_size": 32},
-    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1},
-}
+TEXT = {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1}
 SCHEMA = pa.schema(
     [("video_id", pa.string()), ("timestamp_s", pa.float64()), ("embedding", pa.list_(pa.float16(), WIDTH))]
 )
@@ -28,11 +23,7 @@ SAID = {"v#0": "a red star", "v#1": "a blue ring rests", "w#0": "a dog", "gone#0
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    model = open_clip.model.CLIP(**CONFIG)
-    open_clip.model.set_model_preprocess_cfg(model, vars(PreprocessCfg(size=32)))
-    save_encoder(folder, CONFIG, model)
-    return folder, model.eval()
+    return folder, write_random_clip(folder, WIDTH, text=TEXT).eval()
 
 
 def text_tower(model, text):

@@ -75,6 +75,12 @@ def test_changing_the_memory_reaches_finetune_caption_and_evaluate_only(stages):
     assert downstream(stages, "finetune") == {"finetune", "caption", "evaluate"}
 
 
+def test_changing_how_captions_are_generated_reaches_caption_and_evaluate_only(stages):
+    named = {name: params_named(stage).get("params.yaml", set()) for name, stage in stages.items()}
+    assert {name for name, keys in named.items() if keys & {"caption", "caption.method"}} == {"caption"}
+    assert downstream(stages, "caption") == {"caption", "evaluate"}
+
+
 def test_changing_the_frame_rate_reaches_frames_and_all_that_follows(stages):
     assert downstream(stages, "frames@activitynet") == {
         "frames@activitynet",

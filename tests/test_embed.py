@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.random_clip import write_random_clip
 from pipeline import shards
-from pipeline.backbones import save_encoder
 from pipeline.shards import Made
 from stages import embed
 
@@ -21,21 +21,8 @@ SHARDS = 3
 @pytest.fixture
 def here(workspace):
     folder = workspace({"frames.shards": SHARDS, "embed.batch_size": 8, "device": "cpu"})
-    write_encoder(seed=0)
+    write_random_clip(embed.ENCODER, 24)
     return folder
-
-
-def write_encoder(seed, width=24, folder=embed.ENCODER):
-    import open_clip
-    from open_clip.transform import PreprocessCfg
-
-    torch.manual_seed(seed)
-    vision = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 32, "image_size": 32}
-    text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
-    config = {"embed_dim": width, "vision_cfg": vision, "text_cfg": text}
-    model = open_clip.model.CLIP(**config)
-    open_clip.model.set_model_preprocess_cfg(model, vars(PreprocessCfg(size=32)))
-    save_encoder(folder, config, model)
 
 
 def write_frames(folder, videos):
@@ -129,7 +116,7 @@ def test_nothing_new_loads_no_encoder(here, monkeypatch, capsys):
 def test_another_encoder_embeds_everything_again_in_its_own_width(here):
     write_frames(here / "data/coco/frames", VIDEOS)
     embed.main("coco")
-    write_encoder(seed=1, width=40)
+    write_random_clip(embed.ENCODER, 40, seed=1)
     embed.main("coco")
     paths = sorted((here / "data/coco/embeddings").iterdir())
     assert [pq.read_schema(path).field("embedding").type.list_size for path in paths] == [40] * SHARDS

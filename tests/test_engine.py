@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import write_params
-from test_embed import contents, write_encoder
+from test_embed import contents
 
+from bench.random_clip import write_random_clip
 from pipeline import engine, ledger, shards
 from pipeline.annotations import Segment, to_table
 from pipeline.shards import Made
@@ -216,7 +217,7 @@ def test_frames_and_embeddings_made_on_a_cluster_have_the_bytes_of_those_made_he
     ledger.write(folder / "data/activitynet/ledger.parquet", rows)
     segments = [Segment(f"{row.video_id}#0", row.video_id, "train", 0, 1, ("a",), None) for row in rows]
     pq.write_table(to_table(segments), folder / "data/activitynet/segments.parquet")
-    write_encoder(seed=0)
+    write_random_clip(embed.ENCODER, 24)
     outs = [folder / "data/activitynet" / name for name in ("frames", "embeddings")]
     frames.main("activitynet")
     embed.main("activitynet")

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
@@ -16,9 +15,9 @@ import pytest
 from conftest import write_params
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from test_embed import write_encoder
 
 from bench.forking import Forking, Kill
+from bench.random_clip import write_random_clip
 
 STAGES = [["download", "activitynet"], ["frames", "activitynet"], ["embed", "activitynet"]]
 PARAMS = {
@@ -96,8 +95,8 @@ HISTORIES = st.lists(st.tuples(st.lists(CHANGES, max_size=3), KILLS | st.none())
 class Ground:
     """Everything that the histories share: made once, changed by none."""
 
-    def __init__(self, folder: Path, make_video: Any) -> None:
-        self.folder, self.names, self.forking = folder, count(), Forking()
+    def __init__(self, folder: Path, make_video: Any, forking: Forking) -> None:
+        self.folder, self.names, self.forking = folder, count(), forking
         self.original = Path("params.yaml").resolve()
         self.trees = {edit: folder / f"code {number}" for number, edit in enumerate([None, *EDITS])}
         for edit, tree in self.trees.items():
@@ -107,7 +106,7 @@ class Ground:
                 (tree / edit).write_text((tree / edit).read_text() + "\n\n" + EDITS[edit])
         self.encoders = [folder / f"encoder {seed}" for seed in range(2)]
         for seed, encoder in enumerate(self.encoders):
-            write_encoder(seed, folder=encoder)
+            write_random_clip(encoder, 24, seed=seed)
         plain = make_video("tiny.mp4", "32x24", "10", 1.0).read_bytes()
         other = make_video("other.mp4", "48x64", "6", 2.0, "", "-bf", "2").read_bytes()
         # A box that nobody reads: another file of the same size that decodes to the same pictures.
@@ -150,10 +149,8 @@ def params_file(original: Path, values: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory, make_video) -> Iterator[Ground]:
-    ground = Ground(tmp_path_factory.mktemp("ground"), make_video)
-    yield ground
-    ground.forking.stop()
+def ground(tmp_path_factory, make_video, forking) -> Ground:
+    return Ground(tmp_path_factory.mktemp("ground"), make_video, forking)
 
 
 def changed(world: World, changes: list[tuple[str, Any, Any]]) -> World:

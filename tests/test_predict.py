@@ -2,14 +2,11 @@
 
 import json
 import os
-import subprocess
-import threading
 import time
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import run_ffmpeg
+from conftest import Page, run_ffmpeg
 from own_models import PARAMS, write_models
 
 from pipeline import predict, subtitles
@@ -111,18 +108,9 @@ def test_segments_that_make_no_sense_are_refused(here, shots, run, bad):
     assert code == 2 and "wanted found, whole, or START-END" in err
 
 
-def test_an_address_is_downloaded_and_captioned(here, shots, run):
-    class Handler(SimpleHTTPRequestHandler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, directory=shots.parent)
-
-        def log_message(self, *_): ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        code, out, err = run(f"{address}/three%20shots.mkv", f"{address}/nothing.mkv", "--segments", "whole")
-        server.shutdown()
+def test_an_address_is_downloaded_and_captioned(here, shots, run, site):
+    site.pages["/three%20shots.mkv"] = Page(shots.read_bytes(), kind="video/x-matroska")
+    code, out, err = run(f"{site.url}/three%20shots.mkv", f"{site.url}/nothing.mkv", "--segments", "whole")
     assert out.splitlines()[1:] == [predict.row(Predictor.load().caption(shots, "whole")[0])]
     assert code == 1 and "nothing.mkv: HTTP 404" in err
 
@@ -139,29 +127,23 @@ def test_a_file_that_still_grows_is_captioned_as_it_grows(here, shots, tmp_path)
     assert [one.end_s for one in found][:1] == [9.0]
 
 
-def test_standard_input_and_things_that_are_none_are_followed_or_refused(here, shots, tmp_path):
-    predictor = Predictor.load()
+def test_standard_input_and_things_that_are_none_are_followed_or_refused(here, shots, run, tmp_path):
+    standard_input = os.dup(0)
     with shots.open("rb") as file:
-        done = subprocess.run(
-            ["python", "-m", "pipeline.predict", "--follow", "-", "--every", "5", "--json"],
-            stdin=file,
-            capture_output=True,
-            text=True,
-            env=in_project(),
-            timeout=120,
-            check=True,
-        )
-    assert [json.loads(line)["end_s"] for line in done.stdout.splitlines()] == [5, 10, 13.6]
+        os.dup2(file.fileno(), 0)
+    try:
+        code, out, _ = run("--follow", "-", "--every", "5", "--json")
+    finally:
+        os.dup2(standard_input, 0)
+        os.close(standard_input)
+    assert code == 0 and [json.loads(line)["end_s"] for line in out.splitlines()] == [5, 10, 13.6]
+    predictor = Predictor.load()
     text = tmp_path / "text.mp4"
     text.write_text("no video " * 1000)
     started = time.monotonic()
     with pytest.raises(ValueError, match=r"text.mp4: no frame came"):
         list(arriving_frames(str(text), predictor.sampling, idle_s=1))
     assert time.monotonic() - started < 20
-
-
-def in_project() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(predict.__file__).parents[1])}
 
 
 def test_an_exported_captioner_loads_in_one_call_and_says_the_same(here, shots, tmp_path, monkeypatch):

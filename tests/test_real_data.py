@@ -1,9 +1,6 @@
 """Real pictures and videos from download to evaluate, by a params file alone."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +24,7 @@ STAGES = [
 ]
 
 
-def test_real_pictures_and_videos_go_all_the_way(real_data, tmp_path):
+def test_real_pictures_and_videos_go_all_the_way(real_data, forking, tmp_path):
     values = {
         "download.coco.folder": str(real_data / "coco_mini"),
         "download.coco.max_failed_fraction": 0.4,
@@ -40,17 +37,9 @@ def test_real_pictures_and_videos_go_all_the_way(real_data, tmp_path):
         "finetune.epochs": 1,
     }
     write_params(tmp_path / "params.yaml", Path("profiles/own.yaml"), values)
-    said = {}
     for stage in STAGES:
-        done = subprocess.run(
-            [sys.executable, "-m", *f"stages.{stage}".split()],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(Path.cwd())},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, f"{stage}\n{done.stdout}\n{done.stderr}"
-        said[stage] = done.stdout
+        running = forking.start(Path.cwd(), tmp_path, [stage.split()])
+        assert running.wait().status == 0, f"{stage}\n{running.said}"
 
     ledger = pd.read_parquet(tmp_path / "data/activitynet/ledger.parquet").set_index("video_id")
     assert ledger.status["v_broken"] == "corrupt" and ledger.status["v_gone"] == "missing"

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_params
 from ruamel.yaml import YAML
-from test_embed import contents, write_encoder
+from test_embed import contents
 
+from bench.random_clip import write_random_clip
 from pipeline import ledger
 from pipeline.annotations import Segment, to_table
 from stages import embed, frames
@@ -69,9 +70,7 @@ def made(tmp_path_factory, make_video) -> Clone:
     ledger.write(data / "ledger.parquet", rows)
     segments = [Segment(f"{row.video_id}#0", row.video_id, "train", 0, 1, ("a",), None) for row in rows]
     pq.write_table(to_table(segments), data / "segments.parquet")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        write_encoder(seed=0)
+    write_random_clip(folder / "models/encoder", 24)
     clone = Clone(folder)
     clone.git("init", "-q", "-b", "main")
     for stage in ("frames", "embed"):

@@ -1,8 +1,13 @@
-"""The report in a real browser: what a person sees and does there. Skipped where there is no Chromium."""
+"""The report: what it reads of a run, and, in a real browser, what a person sees and does there.
+
+What needs the browser is skipped where there is no Chromium.
+"""
 
 import io
+import json
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +22,13 @@ from playwright.sync_api import Page, sync_playwright
 from pipeline import frames, ledger, shards
 from pipeline.ledger import Row
 from pipeline.report.page import write_page
-from pipeline.report.runs import Run
+from pipeline.report.runs import Run, read_run
 from pipeline.shards import Made
+from pipeline.web import strip
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; Debian: apt-get install chromium")
-
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><!-- \u2028 <b>bold</b> & 🎉"
 KINDS = ("before", "now", "order")
 VIDEOS, PER_VIDEO, FPS = 125, 4, 5.0
@@ -93,6 +97,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium; Debian: apt-get install chromium")
     with sync_playwright() as playwright:
         # Root may not use Chromium's sandbox, and in containers everybody is root.
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -209,3 +215,37 @@ def test_it_fits_a_phone_and_follows_the_system_into_the_dark(browser, report):
     phone.get_by_role("button", name="next segment").click()
     assert phone.locator("#segment q").first.inner_text() == "baseline says now of 0"
     phone.close()
+
+
+def test_a_run_is_read_of_the_workspace_and_of_a_revision_alike(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^workspace: metrics/segments\.parquet, .* not there; run it: dvc repro$"):
+        read_run("workspace")
+    wanted = run("memory", 200.0)
+    for folder in ("metrics", "data", ".dvc"):
+        Path(folder).mkdir()
+    wanted.scores.to_parquet("metrics/segments.parquet")
+    Path("metrics/captions.json").write_text(json.dumps(wanted.corpus))
+    wanted.retrieved.to_parquet("data/retrieved.parquet")
+    Path("params.yaml").write_text("memory:\n  enabled: true\nseed: 0\n")
+    Path(".dvc/config").touch()
+    identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-qb", "main"], ["add", "-A"], ["commit", "-qm", "state"]):
+        subprocess.run(["git", *identity, *command], check=True)
+    for name in ("workspace", "main"):
+        found = read_run(name)
+        assert (found.name, found.corpus, found.params) == (name, wanted.corpus, wanted.params)
+        pd.testing.assert_frame_equal(found.scores, wanted.scores)
+        pd.testing.assert_frame_equal(found.retrieved, wanted.retrieved)
+    Path("data/retrieved.parquet").unlink()
+    with pytest.raises(ValueError, match=r"^workspace: data/retrieved\.parquet not there; run it: dvc repro$"):
+        read_run("workspace")
+    with pytest.raises(ValueError, match=r"^nowhere: .*; make them with: dvc exp run -n nowhere$"):
+        read_run("nowhere")
+
+
+def test_a_segments_strip_is_of_the_frames_that_the_captioner_has_of_it():
+    assert strip(1.0, 2.0, FPS) == [5, 6, 7, 8, 9]
+    assert strip(0.0, 100.0, FPS) == [0, 71, 143, 214, 285, 356, 428, 499]
+    assert strip(6.65, 6.75, FPS) == [33]  # between two frames: the one on screen
+    assert strip(44.6, 57.400000000000006, FPS)[-1] == 287  # at 57.4 s, which is before the end

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from pipeline.annotations import Segment
 from pipeline.captioner import (
@@ -218,40 +218,34 @@ def test_the_best_epochs_weights_are_kept_not_the_last_ones(decoder, tokenizer, 
 
 
 def test_a_run_that_was_killed_ends_with_the_weights_it_would_have_had(tmp_path, decoder, tokenizer):
-    script = (
-        "import sys, torch; sys.path.insert(0, 'tests'); from pathlib import Path; import test_training as t;"
-        "torch.set_num_threads(1);"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer;"
-        "work, decoder, out = map(Path, sys.argv[1:]);"
-        "c = t.make(AutoModelForCausalLM.from_pretrained(decoder).eval());"
-        "t.set_trainable(c, 'frozen');"
-        "t.fit(c, AutoTokenizer.from_pretrained(decoder), work, optimizer='muon');"
-        "t.save_captioner(out, c, None)"
-    )
     save_decoder(tmp_path / "decoder", decoder, tokenizer)
-
-    def command(work: str, out: str) -> list[str]:
-        return [sys.executable, "-c", script, str(tmp_path / work), str(tmp_path / "decoder"), str(tmp_path / out)]
-
-    environment = {**os.environ, "PYTHONPATH": "."}
-    subprocess.run(command("a", "whole"), check=True, env=environment, capture_output=True)
     # The killed run dies as it starts its third epoch.
-    killer = script.replace(
-        "t.fit(",
-        "import os, signal; from pipeline.training import CaptionTraining as C;"
-        "C.on_train_epoch_start = lambda s: os.kill(os.getpid(), signal.SIGKILL) if s.current_epoch == 2 else None;"
-        "t.fit(",
+    killed = (
+        "import os, signal, sys; sys.path.insert(0, 'tests'); from pathlib import Path; import test_training as t;"
+        "t.CaptionTraining.on_train_epoch_start = "
+        "lambda self: os.kill(os.getpid(), signal.SIGKILL) if self.current_epoch == 2 else None;"
+        "t.torch.set_num_threads(1); t.run_saved(*map(Path, sys.argv[1:]))"
     )
-    killed = command("b", "resumed")
-    killed[2] = killer
-    assert subprocess.run(killed, env=environment, capture_output=True).returncode == -signal.SIGKILL
+    arguments = [tmp_path / "b", tmp_path / "decoder", tmp_path / "resumed"]
+    environment = {**os.environ, "PYTHONPATH": "."}
+    done = subprocess.run([sys.executable, "-c", killed, *arguments], env=environment, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert (tmp_path / "b/last.ckpt").exists() and not (tmp_path / "resumed").exists()
-    subprocess.run(command("b", "resumed"), check=True, env=environment, capture_output=True)
+    run_saved(*arguments)
+    run_saved(tmp_path / "a", tmp_path / "decoder", tmp_path / "whole")
 
     weights_file = "mapper.safetensors"
     assert (tmp_path / "resumed" / weights_file).read_bytes() == (tmp_path / "whole" / weights_file).read_bytes()
     curve = "live/plots/metrics/train/loss.tsv"
     assert (tmp_path / "b" / curve).read_text() == (tmp_path / "a" / curve).read_text()
+
+
+def run_saved(work: Path, decoder: Path, folder: Path) -> None:
+    """Train with the decoder that is saved there, or go on with that, and save the captioner."""
+    captioner = make(AutoModelForCausalLM.from_pretrained(decoder).eval())
+    set_trainable(captioner, "frozen")
+    fit(captioner, AutoTokenizer.from_pretrained(decoder), work, optimizer="muon")
+    save_captioner(folder, captioner, None)
 
 
 def test_finetuning_starts_from_the_pretrained_mapper(decoder):

@@ -27,8 +27,9 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
         self.predictor, self.name = predictor, name
         self.one_at_a_time = threading.Lock()
-        here = Path(__file__).parent
-        self.page = assemble(here / "page.html", [here / "page.js"], {"variant": name}).encode()
+        # The page plays the video that was dropped on it, and asks this server alone.
+        sources = "; media-src blob:; connect-src 'self'"
+        self.page = assemble(Path(__file__).parent, "Caption a video", {"variant": name}, sources=sources).encode()
 
     @property
     def url(self) -> str:
@@ -86,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
                     "start": one.start_s,
                     "end": one.end_s,
                     "captions": [{"text": one.caption}],
-                    "strip": [frame for frame in strip(one.start_s, one.end_s, fps) if frame < len(jpegs)],
+                    "strip": strip(one.start_s, one.end_s, fps),
                     "moments": [moments(one.retrieved)],
                 }
             )

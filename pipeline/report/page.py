@@ -25,8 +25,7 @@ def write_page(runs: Sequence[Run], out: Path, *, fps: float) -> str:
     Raises ValueError if the runs are not of the same segments.
     """
     content = gather(runs, fps=fps)
-    here = Path(__file__).parent
-    html = assemble(here / "page.html", [here / "page.js"], content)
+    html = assemble(Path(__file__).parent, "Captions and what the memory saw", content)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(out.name + ".aside")
     aside.write_text(html, encoding="utf-8")
@@ -49,12 +48,13 @@ def gather(runs: Sequence[Run], *, fps: float) -> dict[str, Any]:
     for segment in segments:
         shown = [moment["frame"] for of_run in segment["moments"] for moment in of_run]
         wanted.setdefault(segment["video"], set()).update(segment["strip"], shown)
+    differences = compare(first, runs[-1].scores, draws=DRAWS) if len(runs) > 1 else []
     return {
         "fps": fps,
         "runs": [{"name": run.name, "corpus": run.corpus, "remembers": len(run.retrieved) > 0} for run in runs],
         "changed": changed(list(runs)),
         "groups": _groups(tables),
-        "differences": [asdict(one) for one in compare(runs[0].scores, runs[-1].scores, draws=DRAWS) if len(runs) > 1],
+        "differences": [asdict(one) for one in differences],
         "curves": [_curve(table) for table in tables],
         "segments": segments,
         "videos": _videos(wanted),

@@ -1,20 +1,20 @@
 """What the report reads of a run: of the workspace, a git revision or an experiment."""
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from ruamel.yaml import YAML
 
-from pipeline.compare import read_scores
+from pipeline.revision import at_revision
 
-RETRIEVED = Path("data/retrieved.parquet")
-METRICS = Path("metrics/captions.json")
-PARAMS = Path("params.yaml")
+SCORES = "metrics/segments.parquet"
+METRICS = "metrics/captions.json"
+RETRIEVED = "data/retrieved.parquet"
+PARAMS = "params.yaml"
+FILES = (SCORES, METRICS, RETRIEVED, PARAMS)
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,17 @@ class Run:
 
 
 def read_run(name: str) -> Run:
-    """Raises ValueError if the run has no scores."""
-    scores = read_scores(name)
-    return Run(
-        name,
-        scores,
-        json.loads(_read(name, METRICS)),
-        pd.read_parquet(io.BytesIO(_read(name, RETRIEVED))),
-        dict(_flat(YAML(typ="safe").load(_read(name, PARAMS)))),
-    )
+    """Of a git revision, an experiment, or the `workspace`. Raises ValueError if it lacks a file."""
+    with at_revision(None if name == "workspace" else name, *FILES) as root:
+        if absent := [file for file in FILES if not (root / file).is_file()]:
+            raise ValueError(f"{name}: {', '.join(absent)} not there; run it: dvc repro")
+        return Run(
+            name,
+            pd.read_parquet(root / SCORES),
+            json.loads((root / METRICS).read_text(encoding="utf-8")),
+            pd.read_parquet(root / RETRIEVED),
+            dict(_flat(YAML(typ="safe").load(root / PARAMS))),
+        )
 
 
 def changed(runs: list[Run]) -> dict[str, list[Any]]:
@@ -43,18 +45,6 @@ def changed(runs: list[Run]) -> dict[str, list[Any]]:
     names = dict.fromkeys(name for run in runs for name in run.params)
     values = {name: [run.params.get(name) for run in runs] for name in names}
     return {name: of_runs for name, of_runs in values.items() if any(value != of_runs[0] for value in of_runs)}
-
-
-def _read(name: str, path: Path) -> bytes:
-    try:
-        if name == "workspace":
-            return path.read_bytes()
-        import dvc.api  # takes a second, and the workspace needs none of it
-
-        with dvc.api.open(path.as_posix(), repo=".", rev=name, mode="rb") as file:
-            return file.read()
-    except Exception as error:  # DVC's, git's and the system's, of a dozen kinds
-        raise ValueError(f"{name}: no {path} to be had ({error})") from error
 
 
 def _flat(section: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:

@@ -5,12 +5,14 @@ import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from pipeline.annotations import frames_of_segment
 from pipeline.captions import Retrieved
 
 STRIP_FRAMES = 8  # shown of a segment, its first and its last among them
@@ -20,10 +22,14 @@ MOMENT_GAP = 3  # frames: what is so near to each other is one moment
 THUMBNAIL_PX = 112  # its longer side
 
 
-def assemble(page: Path, scripts: Sequence[Path], content: Any = None) -> str:
-    """The HTML of `page` with the shared style, the scripts and, as a JSON block, the content in it.
+def assemble(folder: Path, title: str, content: Any, *, sources: str = "") -> str:
+    """The HTML of a page: page.html and page.js of `folder` in shell.html, with what both pages have.
 
-    Everything that comes from data goes through that block, from which the scripts make text, never markup.
+    Everything that comes from data goes through the JSON block of `content`, of which the scripts make text, never
+    markup.
+
+    Args:
+        sources: more of the Content-Security-Policy than that nothing comes from anywhere.
     """
     here = Path(__file__).parent
     # JSON knows no "<", so no caption can end the block it stands in; U+2028 is a line end to older scripts.
@@ -31,11 +37,14 @@ def assemble(page: Path, scripts: Sequence[Path], content: Any = None) -> str:
     for character in "<>&\u2028\u2029":
         told = told.replace(character, f"\\u{ord(character):04x}")
     parts = {
+        "/* sources */": escape(sources),
+        "<!-- title -->": escape(title),
         "/* style */": (here / "style.css").read_text(encoding="utf-8"),
+        "<!-- body -->": (folder / "page.html").read_text(encoding="utf-8"),
         '"the content"': told,
-        "/* script */": "\n".join(path.read_text(encoding="utf-8") for path in (here / "film.js", *scripts)),
+        "/* script */": "\n".join(path.read_text(encoding="utf-8") for path in (here / "film.js", folder / "page.js")),
     }
-    html, rest = "", page.read_text(encoding="utf-8")
+    html, rest = "", (here / "shell.html").read_text(encoding="utf-8")
     for mark, part in parts.items():  # never looking into what was put in: a caption may look like a mark
         before, rest = rest.split(mark)
         html += before + part
@@ -43,9 +52,10 @@ def assemble(page: Path, scripts: Sequence[Path], content: Any = None) -> str:
 
 
 def strip(start_s: float, end_s: float, fps: float) -> list[int]:
-    """Frames that show a segment, evenly over it: of those that lie in it, or the one on screen at its start."""
-    first, last = int(np.ceil(start_s * fps - 1e-9)), int(np.ceil(end_s * fps - 1e-9)) - 1
-    return sorted(set(np.linspace(min(first, last), max(first, last), STRIP_FRAMES).round().astype(int).tolist()))
+    """Frames that show a segment, evenly over those that the captioner has of it."""
+    timestamps = [frame / fps for frame in range(int(end_s * fps) + 2)]  # up to its end, and one more
+    own = frames_of_segment(start_s, end_s, timestamps)
+    return sorted(set(np.linspace(own[0], own[-1], STRIP_FRAMES).round().astype(int).tolist()))
 
 
 def moments(retrieved: Iterable[Retrieved]) -> list[dict[str, Any]]:
