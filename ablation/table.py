@@ -132,4 +132,4 @@ def inserted(text: str, path: Path = REPORT) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run()
