@@ -133,4 +133,4 @@ def insert(path: Path, text: str, begin: str, end: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run()

@@ -3,6 +3,7 @@
 S segments   P prefix tokens   D width of the decoder
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipeline.captioner import Captioner
 from pipeline.captions import Retrieved
 from pipeline.mapper import Recalled, TransformerMapper
 from pipeline.memory import MemoryConfig, Moments
-from pipeline.sequences import Batch, pad_tokens
+from pipeline.sequences import Batch, Example, collate, pad_tokens, plan_batches
 from pipeline.streaming import stream_segments
 
 MOST_RETRIEVED = 16  # frames of a head that are told: those that it attends to most
@@ -25,6 +26,16 @@ class Generated:
     caption: str
     log_prob: float  # of the caption and its end, nats
     retrieved: tuple[Retrieved, ...] = ()  # by layer, head, and weight, the greatest first
+
+
+def caption_examples(
+    captioner: Captioner, tokenizer: Any, examples: Sequence[Example], *, batch_size: int, index: str, **how: Any
+) -> Iterator[dict[str, Generated]]:
+    """Captions of the examples' segments by segment_id, batch by batch; arguments as for `caption_batch`."""
+    device = next(captioner.parameters()).device
+    for batch in plan_batches(examples, batch_size, seed=None):
+        together = collate([examples[i] for i in batch]).to(device)
+        yield caption_batch(captioner, tokenizer, together, index=index, **how)
 
 
 @torch.inference_mode()

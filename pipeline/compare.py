@@ -23,6 +23,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pipeline.revision import at_revision
+
 SCORES = Path("metrics/segments.parquet")
 METRICS = ("CIDEr", "METEOR", "ROUGE-L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CLIPScore", "facts")
 SHOWN = frozenset(METRICS) - {"BLEU-2", "BLEU-3"}  # in the table; JSON has all
@@ -51,16 +53,11 @@ def read_scores(revision: str) -> pd.DataFrame:
 
     Raises ValueError if there are none.
     """
-    try:
-        if revision == "workspace":
-            return pd.read_parquet(SCORES)
-        import dvc.api  # takes a second, and the workspace needs none of it
-
-        with dvc.api.open(SCORES.as_posix(), repo=".", rev=revision, mode="rb") as file:
-            return pd.read_parquet(file)
-    except Exception as error:  # DVC's, git's and Arrow's own, of a dozen kinds
-        run = "dvc repro" if revision == "workspace" else f"dvc exp run -n {revision}"
-        raise ValueError(f"{revision}: no {SCORES} to be had ({error}); run it: {run}") from error
+    with at_revision(None if revision == "workspace" else revision, SCORES.as_posix()) as root:
+        try:
+            return pd.read_parquet(root / SCORES)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{revision}: no {SCORES} to be had ({error}); run it: dvc repro") from error
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame, *, draws: int = DRAWS, seed: int = 0) -> list[Comparison]:

@@ -27,3 +27,9 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     # Elsewhere bf16 is emulated, slower than float32.
     has = torch.cpu.get_capabilities()
     return torch.bfloat16 if any(has.get(unit) for unit in ("amx_bf16", "avx512_bf16", "bf16")) else torch.float32
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context in which what is computed takes that precision, as `choose_dtype` chooses it."""
+    dtype = choose_dtype(precision, device)
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

@@ -65,7 +65,7 @@ def examine(video_id: str, path: Path, *, attempts: int = 1) -> Row:
     """The row of a file, or of a member of a zip (pipeline/media.py): ok, or corrupt with the reason."""
     try:
         with media.local(path) as file:
-            status, reason, duration_s = _probe(file)
+            status, reason, duration_s = probe(file)
             return Row(video_id, status, reason, duration_s, file.stat().st_size, sha256_of(file), attempts)
     except media.BadMember as error:
         return Row(video_id, "corrupt", str(error), attempts=attempts)
@@ -187,7 +187,7 @@ def _probe_version() -> str:
     return f"{code_fingerprint(Path(__file__))} av {av.__version__}"
 
 
-def _probe(path: Path) -> tuple[Status, str | None, float | None]:
+def probe(path: Path) -> tuple[Status, str | None, float | None]:
     """Status, reason, and the duration in seconds, None for pictures and where the file does not say."""
     with path.open("rb") as file:
         head = file.read(4096)

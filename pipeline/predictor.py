@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from pipeline import frames, ledger
 from pipeline.annotations import Segment
 from pipeline.captioner import Captioner, load_captioner
-from pipeline.captioning import Generated, caption_batch, caption_prefixes, most_retrieved
+from pipeline.captioning import Generated, caption_examples, caption_prefixes, most_retrieved
 from pipeline.captions import Retrieved
 from pipeline.cuts import Cuts, find_segments
-from pipeline.device import choose_device, choose_dtype
+from pipeline.device import autocast, choose_device, choose_dtype
 from pipeline.embeddings import VideoEmbeddings
 from pipeline.encoder import Encoder, load_encoder
 from pipeline.frames import Sampling, Source
 from pipeline.mapper import Recalled, TransformerMapper
 from pipeline.params import Params, load_params
 from pipeline.revision import at_revision
-from pipeline.sequences import collate, make_examples, plan_batches
+from pipeline.sequences import make_examples
 from pipeline.streaming import Stream
 
 LEAST_SEGMENT_S = 4.0  # of segments that are found
@@ -132,10 +132,10 @@ class Predictor:
         """A video file's frames as the pipeline would sample them, JPEG. ValueError if it has none, saying why."""
         if not video.is_file():
             raise ValueError(f"{video}: no such file")
-        row = ledger.examine("video", video)
-        if row.status != "ok":
-            raise ValueError(f"{video}: {row.reason}")
-        sampled = frames.sample(Source("video", video, row.duration_s), self.sampling)
+        status, reason, duration_s = ledger.probe(video)
+        if status != "ok":
+            raise ValueError(f"{video}: {reason}")
+        sampled = frames.sample(Source("video", video, duration_s), self.sampling)
         if not sampled.jpegs:
             raise ValueError(f"{video}: {sampled.reason}")
         return sampled.jpegs
@@ -155,10 +155,15 @@ class Predictor:
         made: dict[str, Generated] = {}
         torch.manual_seed(self.params.seed)
         with self._autocast():
-            for batch in plan_batches(examples, self.params.caption.batch_size, seed=None):
-                together = collate([examples[i] for i in batch]).to(self.encoder.device)
-                how = self._how()
-                made |= caption_batch(self.captioner, self.tokenizer, together, index=self.params.caption.index, **how)
+            for of_batch in caption_examples(
+                self.captioner,
+                self.tokenizer,
+                examples,
+                batch_size=self.params.caption.batch_size,
+                index=self.params.caption.index,
+                **self._how(),
+            ):
+                made |= of_batch
         return [made[segment.segment_id] for segment in wanted]
 
     def caption_recalled(self, recalled: Recalled) -> Generated:
@@ -170,9 +175,7 @@ class Predictor:
         return self.params.caption.model_dump(exclude={"split", "batch_size", "precision", "index"})
 
     def _autocast(self) -> torch.autocast:
-        device = self.encoder.device
-        dtype = choose_dtype(self.params.caption.precision, device)
-        return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+        return autocast(self.params.caption.precision, self.encoder.device)
 
     def _captioned(self, start_s: float, end_s: float, made: Generated) -> Captioned:
         return Captioned(start_s, end_s, made.caption, made.log_prob, made.retrieved)

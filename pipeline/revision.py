@@ -24,6 +24,7 @@ def at_revision(revision: str | None, *names: str) -> Iterator[Path]:
                 files.get(name, str(Path(folder, name)), recursive=True)
         except Exception as error:  # DVC's, git's and the file system's, of a dozen kinds
             raise ValueError(
-                f"{revision}: {', '.join(names)} not to be had ({error}); make them with: dvc exp run -n {revision}"
+                f"{revision}: {', '.join(names)} not to be had ({error}); run it, with the changes to params.yaml that "
+                f"it stands for: dvc exp run -n {revision} -S ..."
             ) from error
         yield Path(folder)

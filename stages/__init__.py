@@ -1,15 +1,14 @@
 """One module per DVC stage: `python -m stages.NAME`. A stage owns its paths; how things are done is in pipeline/."""
 
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 DATASETS = ("coco", "activitynet")
 
 
-def run(main: Callable[..., None], *, per_dataset: bool = False, in_parts: bool = False) -> None:
-    """Run a stage's main. What a user can cause comes out as its message alone, without a traceback.
+def run(*, per_dataset: bool = False, in_parts: bool = False) -> None:
+    """Run the `main` of the module that `python -m` started. What a user can cause comes out as its message alone.
 
     Args:
         per_dataset: the stage takes the name of a dataset.
@@ -22,11 +21,10 @@ def run(main: Callable[..., None], *, per_dataset: bool = False, in_parts: bool 
     if (arguments and arguments[0] not in DATASETS) or not per_dataset <= len(arguments) <= per_dataset + in_parts:
         takes = f" {'|'.join(DATASETS)}" * per_dataset + " [--shards I/N]" * in_parts
         sys.exit(f"usage: python -m stages.{name}{takes}")
-    # Under its own name, not `__main__`, other processes find what the module defines, too.
+    # Imported under its own name: what is defined in `__main__`, a worker on another machine cannot find.
     spec = sys.modules["__main__"].__spec__
-    if spec:
-        main = import_module(spec.name).main
+    assert spec, "start it with python -m"
     try:
-        main(*arguments)
+        import_module(spec.name).main(*arguments)
     except (ValueError, OSError) as error:
         sys.exit(f"{' '.join([name, *arguments])}: {error}")

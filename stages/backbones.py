@@ -144,4 +144,4 @@ def read_captions(split: str) -> list[tuple[str, ...]]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run()

@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from pipeline.annotations import from_table
 from pipeline.captioner import load_captioner
-from pipeline.captioning import caption_batch
+from pipeline.captioning import caption_examples
 from pipeline.captions import write_captions
-from pipeline.device import choose_device, choose_dtype
+from pipeline.device import autocast, choose_device
 from pipeline.embeddings import read_embeddings
 from pipeline.params import Params, load_params
-from pipeline.sequences import collate, make_examples, plan_batches
+from pipeline.sequences import make_examples
 from stages import run
 
 SEGMENTS = Path("data/activitynet/segments.parquet")
@@ -44,17 +44,13 @@ def caption(params: Params, finetuned: Path, out: Path) -> str:
         segments, videos, scope=captioner.config.scope, baseline_frame=captioner.config.baseline_frame
     )
 
-    how = options.model_dump(exclude={"split", "batch_size", "precision"})
     device = choose_device(params.device)
     captioner.to(device)
     torch.manual_seed(params.seed)
     captions = {}
-    batches = plan_batches(examples, options.batch_size, seed=None)
-    dtype = choose_dtype(options.precision, device)
-    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-    with autocast, tqdm(total=len(segments), desc="caption", unit="segment") as bar:
-        for batch in batches:
-            made = caption_batch(captioner, tokenizer, collate([examples[i] for i in batch]).to(device), **how)
+    how = options.model_dump(exclude={"split", "precision"})
+    with autocast(options.precision, device), tqdm(total=len(segments), desc="caption", unit="segment") as bar:
+        for made in caption_examples(captioner, tokenizer, examples, **how):
             captions.update(made)
             bar.update(len(made))
     write_captions(out, segments, captions)
@@ -64,4 +60,4 @@ def caption(params: Params, finetuned: Path, out: Path) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run()

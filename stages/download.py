@@ -112,4 +112,4 @@ def _check(fetched: Fetched, max_failed_fraction: float, dataset: str) -> None:
 
 
 if __name__ == "__main__":
-    run(main, per_dataset=True)
+    run(per_dataset=True)

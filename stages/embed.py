@@ -110,4 +110,4 @@ def to_table(frames: pa.Table, embeddings: NDArray[np.float16], schema: pa.Schem
 
 
 if __name__ == "__main__":
-    run(main, per_dataset=True, in_parts=True)
+    run(per_dataset=True, in_parts=True)

@@ -119,4 +119,4 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run()

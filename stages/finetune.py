@@ -61,4 +61,4 @@ def finetune(params: Params, out: Path, curves: Path) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    run()

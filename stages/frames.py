@@ -89,4 +89,4 @@ def find_sources(rows: Sequence[Row], videos: Path) -> Iterator[Source]:
 
 
 if __name__ == "__main__":
-    run(main, per_dataset=True, in_parts=True)
+    run(per_dataset=True, in_parts=True)

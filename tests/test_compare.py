@@ -121,4 +121,4 @@ def test_the_command_compares_the_workspace_with_itself_and_says_what_is_missing
     text = subprocess.run([*command, "workspace"], cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
     assert "p bootstrap  p exchange" in text
     run = subprocess.run([*command, "nowhere"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert run.returncode == 1 and run.stderr.startswith("compare: nowhere: no metrics/segments.parquet to be had")
+    assert run.returncode == 1 and run.stderr.startswith("compare: nowhere: metrics/segments.parquet not to be had")
