@@ -61,7 +61,7 @@ app: .venv/installed
 	python -m pipeline.app
 
 test: lint
-	OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-dev
 	ruff check
@@ -87,9 +87,10 @@ clean:
 	    "apt-get install python3-venv). Or name one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	"$(PYTHON)" -m venv .venv
 
-# uv installs in half pip's time. It knows nothing of pip's settings (a mirror, a certificate): where it fails, pip does it.
+# uv installs in half pip's time, with the system's certificates as pip. It knows nothing of pip's settings (a mirror): where
+# it fails, pip does it.
 # --no-deps: the files name everything, and leave out what requirements-overrides.txt says.
-INSTALL = python -m pip install -q uv && uv pip install --no-deps --compile-bytecode --python .venv/bin/python -r $< \
+INSTALL = python -m pip install -q uv && uv pip install --system-certs --no-deps --compile-bytecode --python .venv/bin/python -r $< \
     || python -m pip install --no-deps -r $<
 
 .venv/installed: requirements.txt | .venv/bin/python

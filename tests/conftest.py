@@ -16,6 +16,13 @@ from ruamel.yaml import YAML
 
 from bench.forking import SLOW, TRAINING, Forking
 
+# Begun first: a long file that is begun last is waited for by every worker.
+LONGEST = ("test_pipeline", "test_ablation", "test_training", "test_engine", "test_scores", "test_incremental")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
