@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -105,14 +105,8 @@ class Scorer:
         res = {id: [tokens] for id, tokens in zip(ids, own, strict=True)}
         words = iter(others)
         gts = {id: [next(words) for _ in references[id]] for id in ids}
-        with ExitStack() as stack, ThreadPoolExecutor(1) as beside:
-
-            def ask() -> Meteor:
-                meteor = stack.enter_context(self.meteor([*own, *others]))
-                meteor.send(gts.values(), own)
-                return meteor
-
-            asked_meteor = beside.submit(ask)  # it loads and works while we do
+        with self.meteor([*own, *others]) as meteor:
+            meteor.send(gts.values(), own)  # it loads and works while we do
             bleu, bleus = Bleu(4).compute_score(gts, res, verbose=0)
             rouge = rouges(gts, res)
             total_cider, ciders = cider(gts, res)
@@ -128,7 +122,6 @@ class Scorer:
                 own_rouge = float(np.mean(rouge[[row[id] for id in inside]]))
                 in_groups[group] = (own_bleu, own_rouge, cider(own_gts, own_res)[0])
 
-            meteor = asked_meteor.result()
             stats = meteor.receive_stats(len(ids))
             total, meteors = meteor.evaluate(stats)
             corpus = _percent(bleu, total, float(np.mean(rouge)), total_cider)
