@@ -10,11 +10,11 @@ import json
 import pickle
 import random
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations, groupby, permutations
+from itertools import groupby, permutations
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,9 +38,9 @@ HEAD_WIDTH = 32
 WARMUP = 0.1  # of the steps
 ZOOM, SHIFT, LIGHT = 0.08, 0.04, 0.1  # at most: of the size, of the side, of the contrast
 TEXT_LAYERS = 2
-SWAPS = 6  # captions with words exchanged, per picture and step
+SWAPS = 3  # captions with a word exchanged, per picture and step
 HARDNESS_DECAY = 0.9  # how slowly a swap's hardness follows what is seen of it
-UNKNOWN_HARDNESS, LEAST_HARDNESS = 0.5, 0.002
+UNKNOWN_HARDNESS, LEAST_HARDNESS = 0.5, 0.01
 
 T = TypeVar("T")
 
@@ -209,8 +209,7 @@ def train_encoder(
                 scale = model.logit_scale.clamp(max=np.log(100)).exp()
                 contrast = clip_loss(images, texts[: len(rows)], scale)
                 # Among strangers a colour and a place tell pictures apart, and a CLIP learns no more than it has
-                # to. One word exchanged makes every word count, and two that change places whose it is (NegCLIP:
-                # Yuksekgonul et al. 2023).
+                # to. One word exchanged makes every word count (NegCLIP: Yuksekgonul et al. 2023).
                 beside = texts[len(rows) :].view(len(rows), SWAPS, -1)  # [B, SWAPS, E]
                 choices = torch.cat([texts[: len(rows), None], beside], dim=1)  # [B, 1 + SWAPS, E]
                 logits = scale * (choices @ images[:, :, None])[..., 0]  # [B, 1 + SWAPS]
@@ -272,14 +271,12 @@ def _distinct_batches(groups: Sequence[int], batch_size: int, generator: torch.G
                 batch = {}
 
 
-def _interchangeable(captions: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+def _interchangeable(captions: Iterable[Sequence[str]]) -> dict[str, list[str]]:
     """For a word, those that stand in its place in captions that are otherwise the same, but never of one picture.
 
     "a red star" and "a red ring", of two pictures, make star and ring interchangeable; "a red star" and
-    "one red star", of the same picture, show that a and one mean the same. What stands in a word's place may be
-    nothing, "": as "a tilted star" and "a star" show.
+    "one red star", of the same picture, show that a and one mean the same.
     """
-    every = {caption for of_one in captions for caption in of_one}
     anywhere: dict[tuple[str, ...], set[str]] = {}
     synonyms: set[tuple[str, str]] = set()
     for of_one in captions:
@@ -288,9 +285,8 @@ def _interchangeable(captions: Sequence[Sequence[str]]) -> dict[str, list[str]]:
             words = caption.split()
             for i, word in enumerate(words):
                 frame = (*words[:i], "", *words[i + 1 :])
-                without = " ".join(words[:i] + words[i + 1 :])
-                anywhere.setdefault(frame, set()).update([word, *[""] * (without in every)])
-                here.setdefault(frame, set()).update([word, *[""] * (without in of_one)])
+                anywhere.setdefault(frame, set()).add(word)
+                here.setdefault(frame, set()).add(word)
         synonyms.update(pair for together in here.values() for pair in permutations(together, 2))
     pairs = {pair for together in anywhere.values() for pair in permutations(together, 2)} - synonyms
     return {word: [other for _, other in of_one] for word, of_one in groupby(sorted(pairs), key=itemgetter(0))}
@@ -299,43 +295,36 @@ def _interchangeable(captions: Sequence[Sequence[str]]) -> dict[str, list[str]]:
 @dataclass(frozen=True)
 class _Swap:
     caption: str
-    kind: tuple[tuple[str, str], ...]  # each word that was changed and what stands in its place
+    pair: tuple[str, str]  # the word and what stands in its place
 
 
 class _HardSwaps:
     """Captions with one word exchanged, drawn the more often the harder the exchange was to notice so far.
 
     A colour is told from another within a few steps; a circle from a square takes most of the training, and gets it.
-    Or two words change places: "a red star beside a blue ring" has all the words of a blue star beside a red ring.
     """
 
     def __init__(self, others: Mapping[str, Sequence[str]], seed: int) -> None:
         self._others = others
-        self._hardness: dict[tuple[tuple[str, str], ...], float] = {}
+        self._hardness = {(word, other): UNKNOWN_HARDNESS for word in others for other in others[word]}
         self._random = random.Random(seed)
 
     def draw(self, caption: str) -> _Swap | None:
         """A swap, or None where nothing can be exchanged."""
         words = caption.split()
-        changes = [{i: other} for i, word in enumerate(words) for other in self._others.get(word, ())]
-        for (i, word), (j, other) in combinations(enumerate(words), 2):
-            if other in self._others.get(word, ()):
-                changes.append({i: other, j: word})
-        if not changes:
+        choices = [(i, other) for i, word in enumerate(words) for other in self._others.get(word, ())]
+        if not choices:
             return None
-        kinds = [tuple((words[i], other) for i, other in change.items()) for change in changes]
-        hardness = [self._hardness.get(kind, UNKNOWN_HARDNESS) for kind in kinds]
-        drawn = self._random.choices(range(len(changes)), hardness)[0]
-        changed = (changes[drawn].get(i, word) for i, word in enumerate(words))
-        return _Swap(" ".join(filter(None, changed)), kinds[drawn])
+        weights = [self._hardness[words[i], other] for i, other in choices]
+        i, other = self._random.choices(choices, weights)[0]
+        return _Swap(" ".join([*words[:i], other, *words[i + 1 :]]), (words[i], other))
 
     def learn(self, swaps: Sequence[_Swap | None], mistaken: Sequence[float]) -> None:
         """Take note of how far (0 to 1) the model took each of the swaps for the true caption."""
         for swap, share in zip(swaps, mistaken, strict=True):
             if swap:
-                before = self._hardness.get(swap.kind, UNKNOWN_HARDNESS)
-                hardness = HARDNESS_DECAY * before + (1 - HARDNESS_DECAY) * share
-                self._hardness[swap.kind] = max(hardness, LEAST_HARDNESS)
+                hardness = HARDNESS_DECAY * self._hardness[swap.pair] + (1 - HARDNESS_DECAY) * share
+                self._hardness[swap.pair] = max(hardness, LEAST_HARDNESS)
 
 
 @contextmanager

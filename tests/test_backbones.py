@@ -111,20 +111,9 @@ def test_words_are_interchangeable_between_pictures_and_not_within_one():
     assert others == {"star": ["ring"], "ring": ["star"], "red": ["blue"], "blue": ["red"]}
 
 
-def test_a_word_that_a_picture_lacks_is_interchangeable_with_none():
-    others = backbones._interchangeable([("a tilted star", "a tilted little star"), ("a star",)])
-    assert others["tilted"] == [""]
-    assert "little" not in others  # of one picture, with and without
-
-
-OTHERS = {"star": ["ring"], "ring": ["star"], "red": ["", "blue"], "blue": ["red"]}
-
-
-def test_a_swap_exchanges_one_word_or_lets_two_change_places():
-    swaps = backbones._HardSwaps(OTHERS, seed=0)
-    assert {swaps.draw("a red star").caption for _ in range(50)} == {"a blue star", "a star", "a red ring"}
-    two = {swaps.draw("red star blue ring").caption for _ in range(100)}
-    assert {"blue star red ring", "red ring blue star", "red ring blue ring", "star blue ring"} <= two
+def test_a_swap_exchanges_one_word():
+    swaps = backbones._HardSwaps({"star": ["ring"], "ring": ["star"], "red": ["blue"], "blue": ["red"]}, seed=0)
+    assert {swaps.draw("a red star").caption for _ in range(30)} == {"a blue star", "a red ring"}
     assert swaps.draw("nothing") is None
 
 
@@ -132,7 +121,7 @@ def test_swaps_that_were_hard_to_notice_are_drawn_more_often():
     swaps = backbones._HardSwaps({"star": ["ring"], "red": ["blue"]}, seed=0)
     for _ in range(400):
         drawn = swaps.draw("a red star")
-        swaps.learn([drawn, None], [0.9 if drawn.kind == (("star", "ring"),) else 0.0, 0.0])
+        swaps.learn([drawn, None], [0.9 if drawn.pair == ("star", "ring") else 0.0, 0.0])
     later = [swaps.draw("a red star").caption for _ in range(200)]
     assert later.count("a red ring") > 180
     assert "a blue star" in later  # what was easy is not forgotten
