@@ -28,13 +28,13 @@ from docs.draw_example import comes_back
 from pipeline import shards
 from pipeline.annotations import frames_of_segment, from_table
 from pipeline.captioner import load_captioner
-from pipeline.captions import RETRIEVED_SCHEMA, Retrieved
+from pipeline.captions import Retrieved
 from pipeline.compare import read_scores
 from pipeline.embeddings import read_embeddings
 from pipeline.keyframes import keyframe_weights, soft_keyframes
 from pipeline.mapper import TransformerMapper
 from pipeline.params import load_params
-from pipeline.report.runs import RETRIEVED
+from pipeline.report.runs import RETRIEVED, retrieved_by_segment
 from pipeline.sequences import collate, make_examples
 from pipeline.web import MOMENTS, moments, strip
 from stages.caption import DECODER, EMBEDDINGS, FINETUNED, SEGMENTS
@@ -75,7 +75,7 @@ class Panel:
 
 def main() -> None:
     scores, fps = read_scores("workspace").sort_values(["video_id", "start_s"]), load_params().frames.fps
-    retrieved = by_segment(pd.read_parquet(RETRIEVED))
+    retrieved = retrieved_by_segment(Path(RETRIEVED))
     if not retrieved:
         raise SystemExit("draw_memory: this run has no memory; run: dvc exp run -n memory -S memory.enabled=true")
     panels = []
@@ -99,13 +99,6 @@ def main() -> None:
         top += panel.height + PANEL_GAP
     sheet.save(OUT, optimize=True)
     print(f"draw_memory: {', '.join(panel.segment['segment_id'] for panel in panels)} -> {OUT}")
-
-
-def by_segment(retrieved: pd.DataFrame) -> dict[str, list[Retrieved]]:
-    found: dict[str, list[Retrieved]] = {}
-    for id, *values in zip(*(retrieved[name].tolist() for name in RETRIEVED_SCHEMA.names), strict=True):
-        found.setdefault(id, []).append(Retrieved(*values))
-    return found
 
 
 def earlier_of(segment: pd.Series, scores: pd.DataFrame) -> pd.DataFrame:

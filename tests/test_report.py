@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from pipeline import frames, ledger, shards
+from pipeline.captions import Retrieved
 from pipeline.ledger import Row
 from pipeline.report.page import write_page
 from pipeline.report.runs import Run, read_run
@@ -37,7 +39,7 @@ VIDEOS, PER_VIDEO, FPS = 125, 4, 5.0
 def run(name: str, better: float) -> Run:
     """500 segments; `better`: what is added to the CIDEr of kind `before`."""
     rng = np.random.default_rng(0)
-    rows, retrieved = [], []
+    rows, retrieved = [], {}
     for video in range(VIDEOS):
         for n in range(PER_VIDEO):
             id, kind = f"v_{video:03d}#{n}", KINDS[(video + n) % 3]
@@ -55,13 +57,12 @@ def run(name: str, better: float) -> Run:
                 | {"ROUGE-L": 50.0, "BLEU-1": 50.0, "BLEU-4": 10.0, "facts": kind == "now", "log_prob": -1.0}
             )
             if better and n:
-                retrieved += [(id, 2, head, 3, 0.2 * head) for head in (1, 2)] + [(id, 2, 1, 10 * n - 3, 0.1)]
-    columns = ["segment_id", "layer", "head", "frame_index", "weight"]
+                retrieved[id] = [Retrieved(2, 1, 3, 0.2), Retrieved(2, 2, 3, 0.4), Retrieved(2, 1, 10 * n - 3, 0.1)]
     return Run(
         name,
         pd.DataFrame(rows),
         {"segments.asked": VIDEOS * PER_VIDEO},
-        pd.DataFrame(retrieved, columns=columns),
+        retrieved,
         {"memory.enabled": bool(better), "seed": 0},
     )
 
@@ -226,7 +227,8 @@ def test_a_run_is_read_of_the_workspace_and_of_a_revision_alike(tmp_path, monkey
         Path(folder).mkdir()
     wanted.scores.to_parquet("metrics/segments.parquet")
     Path("metrics/captions.json").write_text(json.dumps(wanted.corpus))
-    wanted.retrieved.to_parquet("data/retrieved.parquet")
+    retrieved = [{"segment_id": id} | asdict(one) for id, of_one in wanted.retrieved.items() for one in of_one]
+    pd.DataFrame(retrieved).to_parquet("data/retrieved.parquet")
     Path("params.yaml").write_text("memory:\n  enabled: true\nseed: 0\n")
     Path(".dvc/config").touch()
     identity = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
@@ -236,11 +238,11 @@ def test_a_run_is_read_of_the_workspace_and_of_a_revision_alike(tmp_path, monkey
         found = read_run(name)
         assert (found.name, found.corpus, found.params) == (name, wanted.corpus, wanted.params)
         pd.testing.assert_frame_equal(found.scores, wanted.scores)
-        pd.testing.assert_frame_equal(found.retrieved, wanted.retrieved)
+        assert found.retrieved == wanted.retrieved
     Path("data/retrieved.parquet").unlink()
     with pytest.raises(ValueError, match=r"^workspace: data/retrieved\.parquet not there; run it: dvc repro$"):
         read_run("workspace")
-    with pytest.raises(ValueError, match=r"^nowhere: .*; make them with: dvc exp run -n nowhere$"):
+    with pytest.raises(ValueError, match=r"^nowhere: .*; run it, .*: dvc exp run -n nowhere -S \.{3}$"):
         read_run("nowhere")
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from pipeline import ledger, shards
-from pipeline.captions import RETRIEVED_SCHEMA, Retrieved
 from pipeline.compare import METRICS, SHOWN, bootstrap, by_segment, compare, groups_of, resampled
 from pipeline.report.runs import Run, changed
 from pipeline.variants import curve_by_length
@@ -41,9 +40,8 @@ def gather(runs: Sequence[Run], *, fps: float) -> dict[str, Any]:
     first = runs[0].scores
     tables = [by_segment(first, run.scores)[1].sort_values(["video_id", "start_s", "end_s"]) for run in runs]
     segments = [_segment([table.loc[id] for table in tables], fps=fps) for id in tables[0].index]
-    retrieved = [_moments_by_segment(run.retrieved) for run in runs]
     for segment in segments:
-        segment["moments"] = [of_run.get(segment["id"], []) for of_run in retrieved]
+        segment["moments"] = [moments(run.retrieved.get(segment["id"], ())) for run in runs]
     wanted: dict[str, set[int]] = {}
     for segment in segments:
         shown = [moment["frame"] for of_run in segment["moments"] for moment in of_run]
@@ -51,7 +49,7 @@ def gather(runs: Sequence[Run], *, fps: float) -> dict[str, Any]:
     differences = compare(first, runs[-1].scores, draws=DRAWS) if len(runs) > 1 else []
     return {
         "fps": fps,
-        "runs": [{"name": run.name, "corpus": run.corpus, "remembers": len(run.retrieved) > 0} for run in runs],
+        "runs": [{"name": run.name, "corpus": run.corpus, "remembers": bool(run.retrieved)} for run in runs],
         "changed": changed(list(runs)),
         "groups": _groups(tables),
         "differences": [asdict(one) for one in differences],
@@ -78,13 +76,6 @@ def _segment(rows: Sequence[pd.Series], *, fps: float) -> dict[str, Any]:
         "captions": captions,
         "strip": strip(one["start_s"], one["end_s"], fps),
     }
-
-
-def _moments_by_segment(retrieved: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[Retrieved]] = {}
-    for id, *values in zip(*(retrieved[name].tolist() for name in RETRIEVED_SCHEMA.names), strict=True):
-        found.setdefault(id, []).append(Retrieved(*values))
-    return {id: moments(of_segment) for id, of_segment in found.items()}
 
 
 def _groups(tables: Sequence[pd.DataFrame]) -> list[dict[str, Any]]:

@@ -1,13 +1,15 @@
 """What the report reads of a run: of the workspace, a git revision or an experiment."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from ruamel.yaml import YAML
 
+from pipeline.captions import RETRIEVED_SCHEMA, Retrieved
 from pipeline.revision import at_revision
 
 SCORES = "metrics/segments.parquet"
@@ -22,7 +24,7 @@ class Run:
     name: str  # as it was asked for
     scores: pd.DataFrame  # metrics/segments.parquet
     corpus: Mapping[str, float]  # metrics/captions.json
-    retrieved: pd.DataFrame  # data/retrieved.parquet
+    retrieved: Mapping[str, Sequence[Retrieved]]  # data/retrieved.parquet, by segment_id
     params: Mapping[str, Any]  # params.yaml, flat: "memory.k" -> 128
 
 
@@ -35,9 +37,18 @@ def read_run(name: str) -> Run:
             name,
             pd.read_parquet(root / SCORES),
             json.loads((root / METRICS).read_text(encoding="utf-8")),
-            pd.read_parquet(root / RETRIEVED),
+            retrieved_by_segment(root / RETRIEVED),
             dict(_flat(YAML(typ="safe").load(root / PARAMS))),
         )
+
+
+def retrieved_by_segment(path: Path) -> dict[str, list[Retrieved]]:
+    """What the memory gave for each segment; empty without a memory."""
+    table = pd.read_parquet(path)
+    found: dict[str, list[Retrieved]] = {}
+    for id, *values in zip(*(table[name].tolist() for name in RETRIEVED_SCHEMA.names), strict=True):
+        found.setdefault(id, []).append(Retrieved(*values))
+    return found
 
 
 def changed(runs: list[Run]) -> dict[str, list[Any]]:
