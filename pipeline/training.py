@@ -11,7 +11,7 @@ import random
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import lightning.pytorch as L
 import torch
 from dvclive.lightning import DVCLiveLogger
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
@@ -30,7 +30,6 @@ from pipeline.decoder import tokenize
 from pipeline.device import choose_device, choose_dtype
 from pipeline.imports import code_fingerprint
 from pipeline.mapper import TransformerMapper
-from pipeline.optimizers import make_optimizer, warmup_then_linear
 from pipeline.params import LoraParams, TrainingParams
 from pipeline.sequences import Batch, Example, collate, pad_tokens, plan_batches
 
@@ -242,6 +241,67 @@ class CaptionTraining(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimizers, each of its own parameters, as one."""
+
+    def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
+        super().__init__([p for part in parts for group in part.param_groups for p in group["params"]], {})
+        self.parts = parts
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        self.param_groups = [group for part in self.parts for group in part.param_groups]  # schedules write in them
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = closure() if closure else None
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self._share_groups()
+
+
+def make_optimizer(
+    name: str, captioner: Captioner, *, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW; or Muon (Jordan et al. 2024) for the matrices that map activations, and AdamW for all else.
+
+    Muon's steps are scaled to the length of AdamW's (Liu et al. 2025), so that one learning rate serves both.
+    """
+    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layers
+
+    trained = {id(p): p for p in captioner.parameters() if p.requires_grad}
+    tables = {id(module.weight) for module in captioner.modules() if isinstance(module, nn.Embedding)}
+    tables.add(id(captioner.decoder.get_output_embeddings().weight))  # one vector a token, tied to the input's or not
+    linear = {id(module.weight) for module in captioner.modules() if isinstance(module, nn.Linear | Conv1D)}
+    maps = [p for key, p in trained.items() if key in linear - tables]
+    words = [p for key, p in trained.items() if key in tables]
+    # Biases, norms, gates, scales and the memory's ages are not decayed towards zero: nothing says zero is right.
+    others = {"params": [p for key, p in trained.items() if key not in linear | tables], "weight_decay": 0.0}
+    decayed = {"params": words if name == "muon" else [*maps, *words], "weight_decay": weight_decay}
+    adamw = torch.optim.AdamW([group for group in (decayed, others) if group["params"]], lr=learning_rate)
+    if name == "adamw":
+        return adamw
+    muon = torch.optim.Muon(maps, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    return Together([muon, adamw])
+
+
+def warmup_then_linear(warmup_steps: int, steps: int) -> Callable[[int], float]:
+    """Factor of the learning rate at a step: a linear warm-up, then linear to zero (as in ClipCap)."""
+    warmup = min(warmup_steps, steps // 2)
+
+    def rate(step: int) -> float:
+        return (step + 1) / warmup if step < warmup else max(0.0, (steps - step) / max(1, steps - warmup))
+
+    return rate
 
 
 def set_trainable(captioner: Captioner, mode: str, lora: LoraParams | None = None) -> None:

@@ -28,7 +28,6 @@ from pipeline.decoder import save_decoder
 from pipeline.embeddings import VideoEmbeddings
 from pipeline.mapper import MapperConfig
 from pipeline.memory import MemoryConfig
-from pipeline.optimizers import make_optimizer
 from pipeline.params import LoraParams
 from pipeline.sequences import collate, make_examples
 from pipeline.streaming import stream_segments
@@ -36,10 +35,12 @@ from pipeline.training import (
     CaptionTraining,
     Optimization,
     finish,
+    make_optimizer,
     set_trainable,
     tokenize_captions,
     train,
     unfinished,
+    warmup_then_linear,
 )
 
 COLOURS = ("red", "green", "blue")
@@ -326,6 +327,12 @@ def test_training_without_a_split_is_refused(decoder, tokenizer, tmp_path):
     examples = [e for e in examples_for(captioner) if e.targets[0].segment.split == "train"]
     with pytest.raises(ValueError, match="no segment of split 'val' has frames"):
         train(captioner, examples, {}, OPTIMIZATION, name="test", work=tmp_path / "work")
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero():
+    rate = warmup_then_linear(4, 20)
+    assert [rate(0), rate(3), rate(12), rate(20)] == [0.25, 1.0, 0.5, 0.0]
+    assert warmup_then_linear(100, 10)(4) == 1.0  # a short run still reaches its rate
 
 
 def test_an_epoch_draws_captions_of_its_own_and_the_same_ones_again(decoder):
