@@ -132,10 +132,13 @@ def make_mapper(seed: int, **memory) -> TransformerMapper:
         (2, 3), k=3, max_entries=64, gate="joint", time="age", scope="video", gradient="through", keyframes=0
     )
     mapper = TransformerMapper(config, replace(usual, **memory)).double()
-    for parameter in mapper.parameters():  # nothing at its initial zero, so that nothing is tested at zero
-        torch.nn.init.normal_(parameter, std=0.5) if parameter.dim() > 1 else parameter.data.add_(
-            0.3 * torch.randn(1).item()
-        )
+    # Nothing at its initial zero, so that nothing is tested at zero; and no two heads alike: of two equal gates a
+    # keyframe's cut falls exactly between two frames, where the gradient is anybody's.
+    for parameter in mapper.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.5)
+        else:
+            parameter.data.add_(0.3 * torch.randn_like(parameter))
     return mapper
 
 
