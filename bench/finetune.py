@@ -32,7 +32,6 @@ from transformers import GPT2LMHeadModel
 from bench.step import (
     EMBEDDING_WIDTH,
     K,
-    autocast,
     captions,
     flops_of,
     loss,
@@ -44,6 +43,7 @@ from bench.step import (
     time_finetuning,
 )
 from pipeline.captioner import Captioner, CaptionerConfig
+from pipeline.device import autocast
 from pipeline.mapper import Layer, MapperConfig, TransformerMapper
 from pipeline.memory import Moments
 from pipeline.training import set_trainable

@@ -3,7 +3,6 @@
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.captioner import Captioner, CaptionerConfig
+from pipeline.device import autocast
 from pipeline.mapper import MapperConfig, TransformerMapper
 from pipeline.memory import MemoryConfig, Moments
 from pipeline.training import set_trainable
@@ -71,10 +71,6 @@ def time_finetuning(
         optimizer.zero_grad()
 
     return median_s(step, steps), flops_of(captioner, int(lengths.sum()), len(lengths))
-
-
-def autocast(precision: str, device: torch.device) -> AbstractContextManager:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def loss(captioner: Captioner, prefixes: Tensor, tokens: Tensor, *, everywhere: bool = False) -> Tensor:
