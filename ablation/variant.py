@@ -16,8 +16,10 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr
+from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 
 from ablation.settings import OUT, load_ablation, params_of
 from pipeline.cores import cores
@@ -33,11 +35,23 @@ def main(variant: str) -> None:
     # Started anew and not forked: torch's threads and CUDA do not survive a fork.
     context = multiprocessing.get_context("spawn")
     started = time.monotonic()
-    with ProcessPoolExecutor(min(cores(), len(runs)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(cores(), len(runs)), mp_context=context, initializer=end_with_parent) as pool:
         seeds = {pool.submit(run, params, OUT / variant / f"seed-{seed}"): seed for seed, params in runs.items()}
         for done in as_completed(seeds):
             said = done.result()
             print(f"{variant}, seed {seeds[done]}, after {time.monotonic() - started:.0f} s: {said}", flush=True)
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, however that ended: nobody waits for the result."""
+    parent = multiprocessing.parent_process()
+    assert parent, "of a process that multiprocessing started"
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def run(params: Params, out: Path) -> str:

@@ -107,6 +107,33 @@ def test_changes_reach_the_params_and_nothing_else(tmp_path):
     assert load_params().memory.k != 3
 
 
+WAITING = """
+import multiprocessing, time
+from concurrent.futures import ProcessPoolExecutor
+from ablation.variant import end_with_parent
+
+def train():
+    print("training", flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context, initializer=end_with_parent) as pool:
+        [future.result() for future in [pool.submit(train) for _ in range(2)]]
+"""
+
+
+def test_trainings_end_with_the_variant_that_is_killed(tmp_path):
+    (tmp_path / "waiting.py").write_text(WAITING)
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, str(tmp_path / "waiting.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as variant:
+        for _ in range(2):
+            assert variant.stdout.readline() == "training\n"
+        variant.kill()
+        assert variant.communicate(timeout=60)[0] == ""  # known when the last one that could write to it has ended
+
+
 def test_the_prose_around_the_tables_is_kept(tmp_path):
     path = tmp_path / "results.md"
     path.write_text(f"Above.\n{BEGIN}\n{END}Below.\n")
