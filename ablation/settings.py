@@ -10,6 +10,7 @@ from pipeline.params import PARAMS_FILE, Count, Params, Section, load_params
 
 FILE = Path("ablation/params.yaml")
 OUT = Path("ablation/out")  # a folder for each variant, in it one for each seed
+PRETRAINED = Path("ablation/models")  # a folder for each seed: the mapper that its trainings begin with
 READ = ("memory", "lora", "finetune", "caption")  # sections that the variants' stages read
 # Every variant that they concern says these itself: ablation/pipeline.yaml does not watch them in params.yaml.
 SWITCH, FRAME = "memory.enabled", "finetune.baseline_frame"
@@ -61,7 +62,8 @@ def params_of(ablation: Ablation, variant: str, seed: int) -> Params:
         params = load_params(PARAMS_FILE, {**ablation.variants[variant], "seed": seed})
     except ValueError as error:
         raise ValueError(f"as {FILE} changes it for variant {variant}, {error}") from None
-    if params.finetune.devices > 1:
-        # Each process of a training on several devices starts this whole program again.
-        raise ValueError(f"{PARAMS_FILE}: finetune.devices: found {params.finetune.devices}, the ablation wants 1")
+    for name, section in {"pretrain": params.pretrain, "finetune": params.finetune}.items():
+        if section.devices > 1:
+            # Each process of a training on several devices starts this whole program again.
+            raise ValueError(f"{PARAMS_FILE}: {name}.devices: found {section.devices}, the ablation wants 1")
     return params

@@ -1,6 +1,6 @@
 """The captioner: a mapper in front of a decoder, its loss, its files.
 
-S segments   P prefix tokens   L caption tokens   D width of the decoder
+S segments   C captions   P prefix tokens   L caption tokens   D width of the decoder
 """
 
 import json
@@ -53,22 +53,35 @@ class Captioner(nn.Module):
         """
         return self.mapper(embeddings, moments)[real]
 
-    def token_log_probs(self, prefixes: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+    def token_log_probs(
+        self, prefixes: Tensor, tokens: Tensor, lengths: Tensor, counts: Tensor | None = None
+    ) -> Tensor:
         """Log-probability of each caption token, 0 behind a caption's end.
 
         Args:
             prefixes: [S, P, D].
-            tokens: [S, L] int64, any id behind a caption's end: GPT-2 has no padding token, so the length masks.
-            lengths: [S].
+            tokens: [C, L] int64, any id behind a caption's end: GPT-2 has no padding token, so the length masks.
+            lengths: [C].
+            counts: [S] captions of each prefix, in order; None: one, C = S.
 
         Returns:
-            [S, L] float32.
+            [C, L] float32.
         """
+        cache = None
+        if counts is not None:
+            if prefixes.shape[1] > 1:
+                # All of a prefix but its last token goes through the decoder once for all of its captions.
+                cache = self.decoder(inputs_embeds=prefixes[:, :-1], use_cache=True, logits_to_keep=1).past_key_values
+                cache.batch_repeat_interleave(counts)
+                prefixes = prefixes[:, -1:]
+            prefixes = prefixes.repeat_interleave(counts, dim=0)
         # A causal decoder never looks right, so padding on the right needs no attention mask.
-        words = self.decoder.get_input_embeddings()(tokens[:, :-1])  # [S, L-1, D]
-        inputs = torch.cat([prefixes.to(words.dtype), words], dim=1)  # [S, P+L-1, D]
+        words = self.decoder.get_input_embeddings()(tokens[:, :-1])  # [C, L-1, D]
+        inputs = torch.cat([prefixes.to(words.dtype), words], dim=1)
         # Logits at caption positions only: the vocabulary makes them the widest tensor of the step.
-        logits = self.decoder(inputs_embeds=inputs, logits_to_keep=tokens.shape[1], use_cache=False).logits
+        logits = self.decoder(
+            inputs_embeds=inputs, past_key_values=cache, logits_to_keep=tokens.shape[1], use_cache=cache is not None
+        ).logits
         log_probs = -F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
         return log_probs.masked_fill(torch.arange(tokens.shape[1], device=tokens.device) >= lengths[:, None], 0.0)
 

@@ -207,7 +207,7 @@ class CaptionTraining(L.LightningModule):
         counts = torch.tensor([len(of_one) for of_one in chosen], device=self.device)
         tokens, lengths = (part.to(self.device) for part in pad_tokens(captions))
         prefixes = self._prefixes(batch)  # [S, P, D]
-        log_probs = self.captioner.token_log_probs(prefixes.repeat_interleave(counts, dim=0), tokens, lengths)
+        log_probs = self.captioner.token_log_probs(prefixes, tokens, lengths, counts)
         return -log_probs.sum(), int(lengths.sum())
 
     def _prefixes(self, batch: Batch) -> Tensor:

@@ -31,18 +31,22 @@ def main() -> None:
     print(finetune(load_params(), OUT, CURVES))
 
 
-def finetune(params: Params, out: Path, curves: Path) -> str:
-    """Fine-tune as `params` say and write the captioner and its curves; returns the stage's closing line."""
+def finetune(params: Params, out: Path, curves: Path, pretrained: Path = PRETRAINED) -> str:
+    """Fine-tune as `params` say and write the captioner and its curves; returns the stage's closing line.
+
+    Args:
+        pretrained: the folder of the captioner to begin with.
+    """
     segments = from_table(pq.read_table(SEGMENTS))
-    inputs = [SEGMENTS, EMBEDDINGS, DECODER, PRETRAINED]
+    inputs = [SEGMENTS, EMBEDDINGS, DECODER, pretrained]
     work = unfinished("finetune", Path(__file__), (params.memory, params.lora, params.finetune, params.seed), inputs)
     videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments), work / "embeddings")
 
     memory = MemoryConfig(**params.memory.model_dump(exclude={"enabled"})) if params.memory.enabled else None
     baseline_frame = None if memory else params.finetune.baseline_frame
-    config = replace(load_config(PRETRAINED), memory=memory, baseline_frame=baseline_frame)
+    config = replace(load_config(pretrained), memory=memory, baseline_frame=baseline_frame)
     torch.manual_seed(params.seed)
-    captioner, tokenizer = load_captioner(PRETRAINED, DECODER, config)
+    captioner, tokenizer = load_captioner(pretrained, DECODER, config)
 
     examples = make_examples(segments, videos, scope=memory.scope if memory else None, baseline_frame=baseline_frame)
     return train_and_save(

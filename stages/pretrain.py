@@ -14,7 +14,7 @@ from pipeline.captioner import CaptionerConfig, build_captioner
 from pipeline.decoder import load_decoder
 from pipeline.embeddings import embedding_width, read_embeddings
 from pipeline.mapper import MapperConfig
-from pipeline.params import load_params
+from pipeline.params import Params, load_params
 from pipeline.sequences import make_examples
 from pipeline.training import train_and_save, unfinished
 from stages import run
@@ -27,7 +27,11 @@ CURVES = Path("metrics/pretrain")
 
 
 def main() -> None:
-    params = load_params()
+    print(pretrain(load_params(), OUT, CURVES))
+
+
+def pretrain(params: Params, out: Path, curves: Path) -> str:
+    """Pretrain as `params` say and write the captioner and its curves; returns the stage's closing line."""
     segments = from_table(pq.read_table(SEGMENTS))
     inputs = [SEGMENTS, EMBEDDINGS, DECODER]
     work = unfinished("pretrain", Path(__file__), (params.mapper, params.lora, params.pretrain, params.seed), inputs)
@@ -47,7 +51,7 @@ def main() -> None:
     captioner = build_captioner(config, decoder)
 
     examples = make_examples(segments, videos, scope=None, baseline_frame=config.baseline_frame)
-    said = train_and_save(
+    return train_and_save(
         captioner,
         tokenizer,
         examples,
@@ -57,10 +61,9 @@ def main() -> None:
         device=params.device,
         name="pretrain",
         work=work,
-        folder=OUT,
-        curves=CURVES,
+        folder=out,
+        curves=curves,
     )
-    print(said)
 
 
 if __name__ == "__main__":

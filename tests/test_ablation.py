@@ -91,11 +91,12 @@ def test_settings_that_make_no_ablation_are_refused(tmp_path, before, after, mes
         load_ablation(path)
 
 
-def test_several_devices_and_an_unknown_variant_are_refused(workspace):
-    folder = workspace({"finetune.devices": 2})
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_several_devices_and_an_unknown_variant_are_refused(workspace, stage):
+    folder = workspace({f"{stage}.devices": 2})
     (folder / "tiny.yaml").write_text(TINY)
     tiny = load_ablation(folder / "tiny.yaml")
-    with pytest.raises(ValueError, match=r"finetune\.devices: found 2, the ablation wants 1"):
+    with pytest.raises(ValueError, match=rf"{stage}\.devices: found 2, the ablation wants 1"):
         params_of(tiny, "memory", 0)
     with pytest.raises(ValueError, match=r"no variant 'mine'; it has last, memory"):
         params_of(tiny, "mine", 0)
@@ -110,7 +111,7 @@ def test_changes_reach_the_params_and_nothing_else(tmp_path):
 WAITING = """
 import multiprocessing, time
 from concurrent.futures import ProcessPoolExecutor
-from ablation.variant import end_with_parent
+from ablation.seeds import end_with_parent
 
 def train():
     print("training", flush=True)
@@ -212,6 +213,12 @@ def test_the_report_has_every_variant_and_its_intervals(tmp_path, monkeypatch):
     assert row.over_mean == pytest.approx(10, abs=1) and row.over_mean_low < row.over_mean < row.over_mean_high
 
 
+TINY_PARAMS = {
+    **{f"mapper.{name}": value for name, value in {"layers": 2, "heads": 2, "width": 16, "clip_tokens": 1}.items()},
+    **{"mapper.prefix_tokens": 2, "pretrain.epochs": 1, "finetune.epochs": 1, "caption.max_tokens": 4},
+}
+
+
 class Project:
     """The ablation alone: what it reads of the main pipeline lies there as files that no stage makes."""
 
@@ -221,10 +228,10 @@ class Project:
             shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "out", "dvc.lock"))
         (folder / "ablation/pipeline.yaml").rename(folder / "ablation/dvc.yaml")  # as `make ablation` shows it to DVC
         (folder / "docs").mkdir()
-        write_params(folder / "params.yaml", Path("params.yaml"), {"finetune.epochs": 1, "caption.max_tokens": 4})
+        write_params(folder / "params.yaml", Path("params.yaml"), TINY_PARAMS)
         (folder / "ablation/params.yaml").write_text(TINY)
         make_inputs(folder)
-        (folder / ".gitignore").write_text("__pycache__/\n/ablation/out/\n/models/unfinished/\n")
+        (folder / ".gitignore").write_text("__pycache__/\n/ablation/out/\n/ablation/models/\n/models/unfinished/\n")
         commit = ["-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "state"]
         for command in (["init", "-q"], ["add", "-A"], commit):  # DVCLive wants a commit
             subprocess.run(["git", *command], cwd=folder, check=True)
@@ -261,14 +268,12 @@ def ran(output: str) -> list[str]:
 
 
 def make_inputs(folder: Path) -> None:
-    """Embeddings, an encoder, a decoder and a pretrained mapper, all of the smallest size."""
+    """Embeddings, an encoder and a decoder, all of the smallest size."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     from pipeline import shards
-    from pipeline.captioner import CaptionerConfig, build_captioner, save_captioner
     from pipeline.decoder import save_decoder
-    from pipeline.mapper import MapperConfig
     from stages.embed import schema_of
     from stages.embed import to_table as embeddings_table
 
@@ -278,26 +283,33 @@ def make_inputs(folder: Path) -> None:
         for v, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 3)
         for s in range(2)
     ]
-    data = folder / "data/activitynet"
-    data.mkdir(parents=True)
-    pq.write_table(to_table(segments), data / "segments.parquet")
+    pictures = [
+        Segment(f"p{p}", f"p{p}", split, 0.0, 0.2, (captions[p % 2],), None)
+        for p, split in enumerate(["train"] * 4 + ["val"] * 2)
+    ]
     random = np.random.default_rng(0)
 
-    def made(ids):
-        for id in ids:
-            frames = pa.table(
-                {
-                    "video_id": [id] * 25,
-                    "frame_index": pa.array(range(25), pa.int32()),
-                    "timestamp_s": np.arange(25) / 5,
-                }
-            )
-            yield shards.Made(
-                id, embeddings_table(frames, random.normal(size=(25, 8)).astype(np.float16), schema_of(8))
-            )
+    def write(name, segments, frames):
+        def made(ids):
+            for id in ids:
+                table = pa.table(
+                    {
+                        "video_id": [id] * frames,
+                        "frame_index": pa.array(range(frames), pa.int32()),
+                        "timestamp_s": np.arange(frames) / 5,
+                    }
+                )
+                embeddings = random.normal(size=(frames, 8)).astype(np.float16)
+                yield shards.Made(id, embeddings_table(table, embeddings, schema_of(8)))
 
-    ids = {segment.video_id: "1" for segment in segments}
-    shards.update(data / "embeddings", schema=schema_of(8), shards=1, fingerprints=ids, compute=made)
+        data = folder / "data" / name
+        data.mkdir(parents=True)
+        pq.write_table(to_table(segments), data / "segments.parquet")
+        ids = {segment.video_id: "1" for segment in segments}
+        shards.update(data / "embeddings", schema=schema_of(8), shards=1, fingerprints=ids, compute=made)
+
+    write("activitynet", segments, 25)
+    write("coco", pictures, 1)
 
     words = ["<end>", *sorted({word for caption in captions for word in caption.split()})]
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<end>"))
@@ -307,9 +319,6 @@ def make_inputs(folder: Path) -> None:
     sizes = {"n_positions": 64, "n_embd": 16, "n_layer": 1, "n_head": 2}
     decoder = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), bos_token_id=0, eos_token_id=0, **sizes)).eval()
     save_decoder(folder / "models/decoder", decoder, tokenizer)
-    mapper = MapperConfig("transformer", 2, 2, 16, 1, 2, embedding_width=8, decoder_width=16)
-    captioner = build_captioner(CaptionerConfig(mapper, None, "last"), decoder)
-    save_captioner(folder / "models/pretrained", captioner, tokenizer)
     text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1}
     write_random_clip(folder / "models/encoder", 8, text=text)
 
@@ -317,7 +326,12 @@ def make_inputs(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
     project = Project(tmp_path_factory.mktemp("ablation"))
-    assert sorted(ran(project.dvc("repro", "ablation/dvc.yaml"))) == ["table", "variant@last", "variant@memory"]
+    assert sorted(ran(project.dvc("repro", "ablation/dvc.yaml"))) == [
+        "pretrained",
+        "table",
+        "variant@last",
+        "variant@memory",
+    ]
     return project
 
 
@@ -340,12 +354,14 @@ def test_a_repro_ends_with_scores_of_every_seed_and_a_report(project):
 def test_a_run_is_what_the_main_pipelines_stages_make_with_the_same_params(project, monkeypatch):
     from stages.caption import caption
     from stages.finetune import finetune
+    from stages.pretrain import pretrain
 
     monkeypatch.chdir(project.folder)
     params = load_params(changes={"seed": 1, "memory.enabled": True})
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    finetune(params, Path("own"), Path("own/curves"))
+    pretrain(params, Path("own/begun"), Path("own/begun/curves"))
+    finetune(params, Path("own"), Path("own/curves"), Path("own/begun"))
     caption(params, Path("own"), Path("own/captions.parquet"))
     torch.set_num_threads(threads)
     theirs = project.folder / "ablation/out/memory/seed-1/captions.parquet"

@@ -1,0 +1,32 @@
+"""Pretrain the mapper as the main pipeline does, once for each seed of the ablation.
+
+Reads ablation/params.yaml and what the stage pretrain reads of data/coco/, models/decoder/ and params.yaml. Writes
+ablation/models/seed-N/, from which the variants' trainings with that seed begin.
+"""
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ablation.seeds import for_each_seed
+from ablation.settings import PRETRAINED, load_ablation
+from pipeline.params import Params, load_params
+
+
+def main() -> None:
+    for_each_seed("pretrained", run, {seed: load_params(changes={"seed": seed}) for seed in load_ablation().seeds})
+
+
+def run(params: Params, seed: int) -> str:
+    """One seed's pretraining; returns its closing line."""
+    from stages.pretrain import pretrain
+
+    with TemporaryDirectory() as curves:
+        return pretrain(params, PRETRAINED / f"seed-{seed}", Path(curves) / "curves")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"pretrained: {error}")
