@@ -74,11 +74,12 @@ def time_finetuning(
 
 
 def loss(captioner: Captioner, prefixes: Tensor, tokens: Tensor, *, everywhere: bool = False) -> Tensor:
-    """Of captions [S, L]; `everywhere`: with logits at the prefix too, as ClipCap computes them."""
+    """Of captions [C, L], as many of each prefix; `everywhere`: with logits at the prefix too, as ClipCap does it."""
     if not everywhere:
-        return -captioner.token_log_probs(
-            prefixes, tokens, torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
-        ).mean()
+        lengths = torch.full((len(tokens),), tokens.shape[1], device=tokens.device)
+        of_each = len(tokens) // len(prefixes)
+        counts = torch.full((len(prefixes),), of_each, device=tokens.device) if of_each > 1 else None
+        return -captioner.token_log_probs(prefixes, tokens, lengths, counts).mean()
     words = captioner.decoder.get_input_embeddings()(tokens[:, :-1])
     logits = captioner.decoder(inputs_embeds=torch.cat([prefixes, words], dim=1)).logits
     return nn.functional.cross_entropy(logits[:, prefixes.shape[1] - 1 :].flatten(0, 1), tokens.flatten())

@@ -204,7 +204,9 @@ class CaptionTraining(L.LightningModule):
             total = torch.zeros((), device=self.device)
             return sum((p.sum() for p in self.parameters() if p.requires_grad), total) * 0.0, 0
         captions = [self.token_ids[caption] for of_one in chosen for caption in of_one]
-        counts = torch.tensor([len(of_one) for of_one in chosen], device=self.device)
+        # Of one caption each there is nothing to share, and one pass takes less time than two.
+        several = any(len(of_one) > 1 for of_one in chosen)
+        counts = torch.tensor([len(of_one) for of_one in chosen], device=self.device) if several else None
         tokens, lengths = (part.to(self.device) for part in pad_tokens(captions))
         prefixes = self._prefixes(batch)  # [S, P, D]
         log_probs = self.captioner.token_log_probs(prefixes, tokens, lengths, counts)
