@@ -184,19 +184,8 @@ class _Gathered:
     """The neighbours of each query, K of them, fetched from the history."""
 
     def __init__(self, history: History, index: Tensor, found: Tensor) -> None:
-        batch, heads, self.frames, tokens, width = history.keys.shape
-        if torch.is_grad_enabled():
-            # One flat table and F.embedding: on CPU its backward is faster than gather's and index_select's.
-            first = torch.arange(batch * heads, device=index.device) * self.frames * tokens
-            rows = index + first.view(batch, heads, 1, 1, 1)
-            self.keys = F.embedding(rows, history.keys.reshape(-1, width))  # [B, H, Q, N, K, d]
-            self.values = F.embedding(rows, history.values.reshape(-1, width))
-        else:
-            # The history may be part of a larger buffer, of which a flat table would be a copy.
-            b = torch.arange(batch, device=index.device).view(-1, 1, 1, 1, 1)
-            h = torch.arange(heads, device=index.device).view(-1, 1, 1, 1)
-            where = (b, h, index // tokens, index % tokens)
-            self.keys, self.values = history.keys[where], history.values[where]
+        _, _, self.frames, tokens, _ = history.keys.shape
+        self.keys, self.values = _fetch(history.keys, index), _fetch(history.values, index)  # [B, H, Q, N, K, d]
         self.frame = index // tokens
         self.found = found  # [B, H, Q, N, K]
 
@@ -216,6 +205,27 @@ class _Gathered:
         """Each frame's sum: [B, H, Q, N, K] -> [B, H, Q, N, T]."""
         zeros = weights.new_zeros(*weights.shape[:-1], self.frames)
         return zeros.scatter_add(-1, self.frame, weights)
+
+
+def _fetch(stored: Tensor, index: Tensor) -> Tensor:
+    """Rows of [B, H, T, N, d], by their number [B, H, Q, N, K] among the T*N of each head: [B, H, Q, N, K, d].
+
+    By F.embedding out of one table: on a CPU advanced indexing takes several times as long, and its backward too.
+    """
+    batch, heads, _, tokens, width = stored.shape
+    if torch.is_grad_enabled() or stored.stride(-1) != 1 or any(step % width for step in stored.stride()[:-1]):
+        stored = stored.contiguous()
+    # What is stored may be part of a larger buffer: the table is the buffer, of which nothing need be copied.
+    of_batch, of_head, of_frame, of_token = (step // width for step in stored.stride()[:-1])
+    first = (
+        torch.arange(batch, device=index.device).view(-1, 1, 1, 1, 1) * of_batch
+        + torch.arange(heads, device=index.device).view(-1, 1, 1, 1) * of_head
+    )
+    rows = first + index // tokens * of_frame + index % tokens * of_token
+    if torch.is_grad_enabled():
+        return F.embedding(rows, stored.flatten(0, -2))
+    last = sum((size - 1) * step for size, step in zip(stored.shape, stored.stride(), strict=True))
+    return F.embedding(rows, stored.as_strided((last // width + 1, width), (width, 1)))
 
 
 class _Masked:
