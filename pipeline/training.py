@@ -34,6 +34,10 @@ from pipeline.params import LoraParams, TrainingParams
 from pipeline.sequences import Batch, Example, collate, pad_tokens, plan_batches
 
 CURVE_POINTS = 100  # of a curve by steps, about
+# What a memory makes of ages when it chooses where to look is added to cosines, which a head's scale multiplies by 30
+# and more. AdamW goes the whole learning rate at every step, however small the gradient: at the full one, heads come to
+# look into the memory always before they have learned to look there for what is alike.
+TASTES, TASTES_RATE = ("memory.age_key", "memory.age_bias"), 0.1
 GATES = "gate"  # of these curves: the part of its attention that each head of a memory layer pays to the memory
 
 
@@ -286,10 +290,15 @@ def make_optimizer(
     linear = {id(module.weight) for module in captioner.modules() if isinstance(module, nn.Linear | Conv1D)}
     maps = [p for key, p in trained.items() if key in linear - tables]
     words = [p for key, p in trained.items() if key in tables]
+    tastes = {id(p): p for name, p in captioner.named_parameters() if name.endswith(TASTES) and id(p) in trained}
     # Biases, norms, gates, scales and the memory's ages are not decayed towards zero: nothing says zero is right.
-    others = {"params": [p for key, p in trained.items() if key not in linear | tables], "weight_decay": 0.0}
-    decayed = {"params": words if name == "muon" else [*maps, *words], "weight_decay": weight_decay}
-    adamw = torch.optim.AdamW([group for group in (decayed, others) if group["params"]], lr=learning_rate)
+    others = [p for key, p in trained.items() if key not in linear | tables | tastes.keys()]
+    groups = [
+        {"params": words if name == "muon" else [*maps, *words], "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+        {"params": [*tastes.values()], "weight_decay": 0.0, "lr": TASTES_RATE * learning_rate},
+    ]
+    adamw = torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate)
     if name == "adamw":
         return adamw
     muon = torch.optim.Muon(maps, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")

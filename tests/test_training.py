@@ -376,6 +376,19 @@ def test_muon_moves_the_maps_and_adamw_the_tables(decoder):
     assert id(captioner.mapper.project.weight) in parts[0]
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_where_ages_send_a_head_is_learned_more_slowly_than_all_else(decoder, name):
+    captioner = make(decoder)
+    optimizer = make_optimizer(name, captioner, learning_rate=1e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert schedule.get_last_lr() == [group["lr"] for group in optimizer.param_groups]
+    slow = {key for key, rate in rates.items() if rate == pytest.approx(0.5e-4)}
+    memories = [layer.attention.memory for layer in captioner.mapper.layers]
+    assert slow == {id(table) for memory in memories for table in (memory.age_key, memory.age_bias)}
+    assert {rate for key, rate in rates.items() if key not in slow} == {0.5e-3}
+
+
 def test_an_unfinished_run_is_continued_by_the_same_settings_inputs_and_code_only(tmp_path):
     (tmp_path / "input").write_text("a")
     stage = Path("stages/finetune.py").resolve()
