@@ -1,5 +1,5 @@
 # make demo      see it work: both variants on the built-in dataset, and what the memory changes
-# make ablation  what each setting of the memory does: 12 variants, 3 seeds each -> docs/results.md (36 trainings; 2 hours)
+# make ablation  what each setting of the memory does: 12 variants, 3 seeds each -> docs/results.md (3 pretrainings, 36 trainings; 1 1/4 hours)
 # make retry     download again what failed for a reason that can pass, and bring up to date what hangs on it
 # make app       caption your own videos on a page: open the address that it says (after make demo)
 # make test      check it: lint, types, tests
