@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from pipeline.decoder import load_decoder, save_decoder
 from pipeline.mapper import Mapper, MapperConfig, TransformerMapper, build_mapper
@@ -67,23 +69,27 @@ class Captioner(nn.Module):
         Returns:
             [C, L] float32.
         """
-        cache = None
+        how: dict[str, Any] = {"use_cache": False}
         if counts is not None:
-            if prefixes.shape[1] > 1:
+            if prefixes.shape[1] > 1 and _keeps_keys_and_values(self.decoder.config):
                 # All of a prefix but its last token goes through the decoder once for all of its captions.
                 cache = self.decoder(inputs_embeds=prefixes[:, :-1], use_cache=True, logits_to_keep=1).past_key_values
                 cache.batch_repeat_interleave(counts)
-                prefixes = prefixes[:, -1:]
+                prefixes, how = prefixes[:, -1:], {"use_cache": True, "past_key_values": cache}
             prefixes = prefixes.repeat_interleave(counts, dim=0)
         # A causal decoder never looks right, so padding on the right needs no attention mask.
         words = self.decoder.get_input_embeddings()(tokens[:, :-1])  # [C, L-1, D]
         inputs = torch.cat([prefixes.to(words.dtype), words], dim=1)
         # Logits at caption positions only: the vocabulary makes them the widest tensor of the step.
-        logits = self.decoder(
-            inputs_embeds=inputs, past_key_values=cache, logits_to_keep=tokens.shape[1], use_cache=cache is not None
-        ).logits
+        logits = self.decoder(inputs_embeds=inputs, logits_to_keep=tokens.shape[1], **how).logits
         log_probs = -F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
         return log_probs.masked_fill(torch.arange(tokens.shape[1], device=tokens.device) >= lengths[:, None], 0.0)
+
+
+def _keeps_keys_and_values(decoder_config: Any) -> bool:
+    """Whether that is all a decoder keeps of earlier tokens: the states of linear attention cannot be repeated."""
+    layers = DynamicCache(config=decoder_config).layers
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def build_captioner(config: CaptionerConfig, decoder: Any, pretrained: dict[str, Tensor] | None = None) -> Captioner:

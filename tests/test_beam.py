@@ -10,6 +10,7 @@ from transformers import (
     BloomConfig,
     GPT2Config,
     GPTNeoConfig,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
     OPTConfig,
@@ -17,6 +18,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from pipeline.beam import RoomyLayer, beam_search, stay_in_place
+from pipeline.captioner import Captioner, CaptionerConfig
 
 WIDTH = 16
 END = 2
@@ -99,26 +101,25 @@ def test_finished_segments_leave_the_batch():
 SMALL = {"vocab_size": 11, "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0}
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        LlamaConfig(**SMALL, intermediate_size=32, num_key_value_heads=2, initializer_range=0.4),
-        MistralConfig(**SMALL, intermediate_size=32, num_key_value_heads=2, sliding_window=4, initializer_range=0.4),
-        OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=WIDTH, max_position_embeddings=64, init_std=0.4),
-        BloomConfig(**SMALL, initializer_range=0.4),
-        GPTNeoConfig(
-            vocab_size=11,
-            hidden_size=WIDTH,
-            num_layers=2,
-            num_heads=2,
-            attention_types=[[["global", "local"], 1]],
-            window_size=4,
-            max_position_embeddings=64,
-            initializer_range=0.4,
-        ),
-    ],
-    ids=lambda config: config.model_type,
-)
+OTHER_KINDS = [
+    LlamaConfig(**SMALL, intermediate_size=32, num_key_value_heads=2, initializer_range=0.4),
+    MistralConfig(**SMALL, intermediate_size=32, num_key_value_heads=2, sliding_window=4, initializer_range=0.4),
+    OPTConfig(**SMALL, ffn_dim=32, word_embed_proj_dim=WIDTH, max_position_embeddings=64, init_std=0.4),
+    BloomConfig(**SMALL, initializer_range=0.4),
+    GPTNeoConfig(
+        vocab_size=11,
+        hidden_size=WIDTH,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        window_size=4,
+        max_position_embeddings=64,
+        initializer_range=0.4,
+    ),
+]
+
+
+@pytest.mark.parametrize("config", OTHER_KINDS, ids=lambda config: config.model_type)
 def test_decoders_of_other_kinds_give_transformers_captions_too(config):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
@@ -127,6 +128,28 @@ def test_decoders_of_other_kinds_give_transformers_captions_too(config):
     found = beam_search(model, prefixes, **how)
     assert found == reference(model, prefixes, **how)
     assert len({tuple(caption) for caption in found}) > 1
+
+
+HYBRID = Lfm2Config(
+    **SMALL, intermediate_size=32, num_key_value_heads=2, layer_types=["conv", "full_attention"], initializer_range=0.4
+)
+
+
+@pytest.mark.parametrize("config", [*OTHER_KINDS, HYBRID], ids=lambda config: config.model_type)
+@pytest.mark.parametrize("prefix_tokens", [1, 6])
+def test_captions_of_one_prefix_are_as_likely_together_as_alone_and_teach_the_same(config, prefix_tokens):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()  # without dropout, which draws anew
+    captioner = Captioner(CaptionerConfig(None, None, None), nn.Identity(), model)
+    tokens, lengths = torch.randint(0, 11, (3, 5)), torch.tensor([2, 5, 4])
+    prefixes, weights = torch.randn(2, prefix_tokens, WIDTH), torch.randn(3, 5)
+    found = []
+    for given_prefixes, counts in ((prefixes, torch.tensor([2, 1])), (prefixes[[0, 0, 1]], None)):
+        model.zero_grad()
+        log_probs = captioner.token_log_probs(given_prefixes, tokens, lengths, counts)
+        (log_probs * weights).sum().backward()
+        found.append([log_probs.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
 def test_a_half_precision_decoder_is_searched_in_its_own_precision():
