@@ -122,7 +122,7 @@ def test_the_bench_of_scoring_finds_the_same_digits_whoever_scores(monkeypatch, 
 
 def test_the_bench_of_frames_measures_the_stage_beside_decoding_alone(monkeypatch, capsys):
     table, figures = figures_of(frames, "--seconds 1 --rounds 1 --short-side 64", monkeypatch, capsys)
-    assert [line.split()[0] for line in table[1:]] == ["decode", "scale", "plain", "frames"]
+    assert [line.split()[0] for line in table[1:]] == ["decode", "thinned", "scale", "plain", "frames"]
     assert figures["files"] == 4 and figures["packets_left_out"] > 0.2
     assert figures["times_decode"]["frames"] == pytest.approx(
         figures["cpu_s"]["frames"] / figures["cpu_s"]["decode"], abs=0.02
