@@ -4,20 +4,23 @@ Reads ablation/params.yaml and what the stage pretrain reads of data/coco/, mode
 ablation/models/seed-N/, from which the variants' trainings with that seed begin.
 """
 
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ablation.seeds import for_each_seed
-from ablation.settings import PRETRAINED, load_ablation
+from ablation.settings import PRETRAINED, load_ablation, on_one_device
 from pipeline.params import Params, load_params
+from stages import run
 
 
 def main() -> None:
-    for_each_seed("pretrained", run, {seed: load_params(changes={"seed": seed}) for seed in load_ablation().seeds})
+    seeds = load_ablation().seeds
+    for_each_seed(
+        "pretrained", pretrain_seed, {seed: on_one_device(load_params(changes={"seed": seed})) for seed in seeds}
+    )
 
 
-def run(params: Params, seed: int) -> str:
+def pretrain_seed(params: Params, seed: int) -> str:
     """One seed's pretraining; returns its closing line."""
     from stages.pretrain import pretrain
 
@@ -26,7 +29,4 @@ def run(params: Params, seed: int) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"pretrained: {error}")
+    run()

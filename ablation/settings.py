@@ -62,8 +62,12 @@ def params_of(ablation: Ablation, variant: str, seed: int) -> Params:
         params = load_params(PARAMS_FILE, {**ablation.variants[variant], "seed": seed})
     except ValueError as error:
         raise ValueError(f"as {FILE} changes it for variant {variant}, {error}") from None
+    return on_one_device(params)
+
+
+def on_one_device(params: Params) -> Params:
+    """The same params. ValueError if they train on several: each process of that starts the whole program again."""
     for name, section in {"pretrain": params.pretrain, "finetune": params.finetune}.items():
         if section.devices > 1:
-            # Each process of a training on several devices starts this whole program again.
             raise ValueError(f"{PARAMS_FILE}: {name}.devices: found {section.devices}, the ablation wants 1")
     return params

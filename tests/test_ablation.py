@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 
 import ablation.table
 from ablation.plot import COLOURS, draw, ticks
-from ablation.settings import FILE, load_ablation, params_of
+from ablation.settings import FILE, load_ablation, on_one_device, params_of
 from ablation.table import BEGIN, END, insert
 from bench.random_clip import write_random_clip
 from pipeline.annotations import Segment, to_table
@@ -98,6 +98,8 @@ def test_several_devices_and_an_unknown_variant_are_refused(workspace, stage):
     tiny = load_ablation(folder / "tiny.yaml")
     with pytest.raises(ValueError, match=rf"{stage}\.devices: found 2, the ablation wants 1"):
         params_of(tiny, "memory", 0)
+    with pytest.raises(ValueError, match=rf"{stage}\.devices: found 2, the ablation wants 1"):
+        on_one_device(load_params())  # what pretraining for all variants begins with
     with pytest.raises(ValueError, match=r"no variant 'mine'; it has last, memory"):
         params_of(tiny, "mine", 0)
 
