@@ -15,6 +15,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+LOGITS_AT_ONCE = 2**20  # of which log-probabilities are made
+
 
 @torch.inference_mode()
 def beam_search(
@@ -49,11 +51,7 @@ def beam_search(
     inputs = prefixes
     for length in range(1, max_tokens + 1):
         logits = model(inputs_embeds=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-        log_probs = logits[:, -1].float().log_softmax(-1).view(*scores.shape, -1)  # [S, N, V]
-        continued = log_probs.add_(scores[..., None]).flatten(1)  # [S, N * V], added in place: it is large
-        # Only one continuation of a beam is its end, so N of the 2N go on. (A tiny vocabulary has fewer at first.)
-        candidates, places = continued.topk(min(2 * beams, continued.shape[1]))  # [S, C], the likeliest first
-        parents, words = places // log_probs.shape[-1], places % log_probs.shape[-1]
+        candidates, parents, words = continue_beams(logits[:, -1].unflatten(0, scores.shape), scores, 2 * beams)
         history = tokens.gather(1, parents[..., None].expand(-1, -1, length - 1))
         grown = torch.cat([history, words[..., None]], dim=-1)  # [S, C, L so far]
 
@@ -73,11 +71,31 @@ def beam_search(
         chosen = going.topk(min(beams, going.shape[1])).indices  # [S, N]
         chosen = chosen.gather(1, stay_in_place(parents.gather(1, chosen)))
         rows = torch.arange(len(running), device=device)[:, None] * tokens.shape[1] + parents.gather(1, chosen)
-        cache.reorder_cache(rows[unfinished].flatten())
+        cache.reorder_cache(rows[unfinished].flatten())  # type: ignore[arg-type]  # it is of int64
         running, scores = running[unfinished], going.gather(1, chosen)[unfinished]
         tokens = grown.gather(1, chosen[..., None].expand(-1, -1, length))[unfinished]
         inputs = embed(tokens[..., -1].reshape(-1, 1))  # [R, 1, D]
     return [row[: row.index(end)] if end in row else row for row in best.tolist()]
+
+
+def continue_beams(logits: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The likeliest continuations of each segment's beams, the likeliest first; fewer if there are not so many.
+
+    Args:
+        logits: [S, N, V].
+        scores: [S, N], log-probabilities of the beams.
+
+    Returns:
+        [S, C] each: log-probability, which beam, which word.
+    """
+    found = []
+    # Some segments at a time, in memory that is used again: that of all, fresh, would take as long as the arithmetic.
+    at_once = max(1, LOGITS_AT_ONCE // logits[0].numel())
+    for some, of_beams in zip(logits.split(at_once), scores.split(at_once), strict=True):
+        continued = (some.float().log_softmax(-1) + of_beams[..., None]).flatten(1)  # [s, N * V]
+        found.append(continued.topk(min(count, continued.shape[1])))
+    candidates, places = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return candidates, places // logits.shape[-1], places % logits.shape[-1]
 
 
 def stay_in_place(parents: Tensor) -> Tensor:

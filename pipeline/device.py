@@ -1,6 +1,23 @@
 """Where to compute, and in what."""
 
+import ctypes
+import platform
+
 import torch
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep what tensors leave free for the tensors after them, where the C library can be told to.
+
+    glibc gives tensors of 32 MiB and more back to the system and takes them anew, page by page: on a virtual machine
+    that can take longer than computing what goes into them.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_MAX, 0)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def choose_device(name: str) -> torch.device:

@@ -9,7 +9,6 @@ captioned from its last frame; everything before that frame reaches it through t
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,9 +18,13 @@ from torch.utils.checkpoint import checkpoint
 
 from pipeline.keyframes import keyframe_weights, soft_keyframes
 from pipeline.memory import History, MemoryAttention, MemoryConfig, Moments, Remembered
+from pipeline.retrieval import product_dtype
 
 # Numbers that one layer holds of one block of query frames, about: what bounds memory on long sequences (512 MiB).
 BLOCK_NUMBERS = 2**27
+# Numbers of the frames [B, T, N, D] that go through the layers at once when nothing is kept for backward. Fewer make
+# small products; what lies between the layers of more no longer finds room in a processor's cache.
+PIECE_CPU, PIECE_GPU = 2**22, 2**23
 
 LIKENESS_SCALE = 30.0  # of a cosine: so sharp that a few good likenesses outweigh a hundred poor ones
 
@@ -104,7 +107,7 @@ class Layer(nn.Module):
         self.attention = Attention(config, memory)
         self.norm2 = nn.LayerNorm(config.width)
         self.feed_forward = nn.Sequential(
-            nn.Linear(config.width, 2 * config.width), nn.ReLU(), nn.Linear(2 * config.width, config.width)
+            nn.Linear(config.width, 2 * config.width), nn.ReLU(inplace=True), nn.Linear(2 * config.width, config.width)
         )
 
     def store(self, x: Tensor) -> History:
@@ -163,12 +166,16 @@ class TransformerMapper(nn.Module):
     def recalled(self, embeddings: Tensor, moments: Moments) -> Recalled:
         """As `forward`, with what the memory attended to."""
         now = _frames_at(embeddings, moments.frame)
-        stored = embeddings.detach() if self.memory and self.memory.gradient == "detached" else embeddings
-        return self.recall(now, Remembered(self.remember(embeddings), stored), moments)
+        if self.memory is None:
+            return self.recall(now, None, moments)
+        # Nobody asks for a sequence's last frame or what follows it. (Of a video's first frame nobody asks anything.)
+        lengths = moments.frame.amax(1).clamp(min=1)
+        stored = embeddings.detach() if self.memory.gradient == "detached" else embeddings
+        layers = self.remember(stored, lengths)
+        held = next(iter(layers.values())).keys.shape[2]
+        return self.recall(now, Remembered(layers, stored[:, :held]), moments)
 
-    def remember(
-        self, embeddings: Tensor, *, first: Tensor | None = None, keep: Callable[[int, History], History] | None = None
-    ) -> dict[int, History]:
+    def remember(self, embeddings: Tensor, lengths: Tensor | None = None) -> dict[int, History]:
         """What each memory layer stores of frames: the frame-parallel pass.
 
         A layer's keys and values depend only on the layers below, so all frames go through a layer at once,
@@ -177,27 +184,72 @@ class TransformerMapper(nn.Module):
 
         Args:
             embeddings: [B, T, E].
-            first: [B, 1] int64, how many frames of each sequence were remembered before these; none if None.
-            keep: takes a layer's number and what it stores of these frames, and returns all that it has stored.
+            lengths: [B], how many frames of each sequence are wanted; all if None.
+
+        Returns:
+            Of each memory layer's number what it stores, T being the longest of the lengths; zeros behind the others.
         """
         if self.memory is None:
             return {}
+        if torch.is_grad_enabled() and self.memory.gradient == "through":
+            return self._remember(embeddings, embeddings.new_zeros(1, 1, dtype=torch.int64), lambda _, stored: stored)
+        # Nothing is kept for backward, so some frames at a time can go through all layers.
         batch, frames, _ = embeddings.shape
-        every = torch.arange(frames, device=embeddings.device).expand(batch, -1)
-        if first is not None:
-            every = every + first
+        wanted = [frames] * batch if lengths is None else lengths.tolist()
+        size = self.frames_at_once(embeddings.device)
+        together = max(1, size // max(1, *wanted))  # sequences
+        histories: dict[int, History] = {}
+        for rows in (slice(row, row + together) for row in range(0, batch, together)):
+            longest = max(wanted[rows])
+            for start in range(0, longest, size):
+                part = slice(start, min(start + size, longest))
+
+                def keep(number: int, stored: History, rows: slice = rows, part: slice = part) -> History:
+                    if number not in histories:
+                        _, heads, _, tokens, width = stored.keys.shape
+                        room = stored.keys.new_zeros(2, batch, heads, max(wanted), tokens, width)
+                        histories[number] = History(*room)
+                    keys, values = histories[number].keys[rows], histories[number].values[rows]
+                    keys[:, :, part], values[:, :, part] = stored.keys, stored.values
+                    return History(keys[:, :, : part.stop], values[:, :, : part.stop])
+
+                self.remember_more(embeddings[rows, part], embeddings.new_full((1, 1), start, dtype=torch.int64), keep)
+        return histories
+
+    @torch.no_grad()
+    def remember_more(self, embeddings: Tensor, first: Tensor, keep: Callable[[int, History], History]) -> None:
+        """`remember` frames that others were remembered before.
+
+        Args:
+            embeddings: [B, T, E].
+            first: [B, 1] int64, how many frames of each sequence were remembered before these.
+            keep: takes a layer's number and what it stores of these frames, and returns all that it has stored.
+        """
+        self._remember(embeddings, first, keep)
+
+    def frames_at_once(self, device: torch.device) -> int:
+        """Frames, of all sequences together, that go through the layers at once when no gradient is wanted."""
+        numbers = PIECE_CPU if device.type == "cpu" else PIECE_GPU
+        return max(1, numbers // (self.config.tokens * self.config.width))
+
+    def _remember(
+        self, embeddings: Tensor, first: Tensor, keep: Callable[[int, History], History]
+    ) -> dict[int, History]:
+        assert self.memory is not None
+        batch, frames, _ = embeddings.shape
+        every = first + torch.arange(frames, device=embeddings.device).expand(batch, -1)
         moments = Moments(every, torch.zeros_like(every))
         top = max(self.memory.layers)
         histories = {}
-        with torch.no_grad() if self.memory.gradient == "detached" else nullcontext():
-            x = self._tokens(embeddings)  # [B, T, N, D]
-            for number in range(1, top + 1):
-                layer, history = self._layer(number), None
-                if number in self.memory.layers:
-                    stored = layer.store(x)
-                    history = histories[number] = keep(number, stored) if keep else stored
-                if number < top:
-                    x = self._blockwise(layer, x, history, moments)
+        x = self._tokens(embeddings)  # [B, T, N, D]
+        if not torch.is_grad_enabled():
+            x = x.to(product_dtype(x))  # half the bytes between the layers, too
+        for number in range(1, top + 1):
+            layer, history = self._layer(number), None
+            if number in self.memory.layers:
+                history = histories[number] = keep(number, layer.store(x))
+            if number < top:
+                x = self._blockwise(layer, x, history, moments)
         return histories
 
     def recall(self, embeddings: Tensor, remembered: Remembered | None, moments: Moments) -> Recalled:
@@ -275,8 +327,9 @@ class TransformerMapper(nn.Module):
             assert self.memory is not None
             _, heads, frames, _, head_width = history.keys.shape
             # A score for every key or, if that is less, the neighbours' keys and values; and a weight for every frame.
-            neighbours = min(frames * tokens, 2 * self.memory.k * head_width)
-            numbers += heads * (2 * neighbours + frames)
+            # Without gradients the neighbours' scores and places.
+            neighbours = self.memory.k * (2 * head_width if torch.is_grad_enabled() else 8)
+            numbers += heads * (2 * min(frames * tokens, neighbours) + frames)
         return max(1, BLOCK_NUMBERS // (batch * tokens * numbers))
 
 

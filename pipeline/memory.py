@@ -8,6 +8,7 @@ a cosine; a learned scale per head turns it into a logit.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -131,11 +132,10 @@ class MemoryAttention(nn.Module):
         near = self._neighbours(queries, history, moments)
         logits = near.logits(queries)
         if self.config.time == "age":
-            row = self._age_row(history.keys.shape[2], moments)[:, None, :, None]  # [B, 1, Q, 1, T]
+            row = self._age_row(history.keys.shape[2], moments)  # [B, Q, T]
             by_age = torch.einsum("bhqnd,had->bhqna", queries, self.age_key.flatten(1, 2))
             by_age = by_age + self.age_bias.flatten(1)[:, None, None]  # [B, H, Q, N, A]
-            row = row.expand(*by_age.shape[:-1], -1)  # [B, H, Q, N, T]
-            logits = logits + near.of_frames(by_age.gather(-1, row))
+            logits = logits + near.of_rows(by_age, row)
         logits = (logits * scale).masked_fill(~near.found, -torch.inf)
 
         if self.config.gate == "joint":
@@ -147,19 +147,17 @@ class MemoryAttention(nn.Module):
             local_weights = (1 - gate) * local_logits.softmax(-1)
             memory_weights = gate * logits.masked_fill(~remembers, 0.0).softmax(-1)
         out = local_weights @ local_values + near.read(memory_weights)
-        if self.config.time == "none" and not attended:
-            return out, None
-        by_frame = near.to_frames(memory_weights)  # [B, H, Q, N, T]
         if self.config.time == "age":
-            by_age = torch.zeros_like(by_age).scatter_add(-1, row, by_frame)
+            by_age = near.to_rows(memory_weights, row, rows=by_age.shape[-1])
             out = out + torch.einsum("bhqna,had->bhqnd", by_age, self.age_value.flatten(1, 2))
-        return out, by_frame.mean(3) if attended else None
+        return out, near.to_frames(memory_weights).mean(3) if attended else None
 
     def _neighbours(self, queries: Tensor, history: History, moments: Moments) -> "_Gathered | _Masked":
-        index, found = self._retrieve(queries, history, moments)
-        # Matrix products with every key cost less than gathering a good part of them.
+        index, scores = self._retrieve(queries, history, moments)
+        # For gradients, matrix products with every key cost less than gathering a good part of them.
         every = history.keys.shape[2] * history.keys.shape[3]
-        return (_Masked if every <= index.shape[-1] * queries.shape[-1] else _Gathered)(history, index, found)
+        masked = torch.is_grad_enabled() and every <= index.shape[-1] * queries.shape[-1]
+        return (_Masked if masked else _Gathered)(history, index, scores)
 
     def _retrieve(self, queries: Tensor, history: History, moments: Moments) -> tuple[Tensor, Tensor]:
         """The k nearest of the segment and the k nearest from before it.
@@ -183,28 +181,48 @@ class MemoryAttention(nn.Module):
 class _Gathered:
     """The neighbours of each query, K of them, fetched from the history."""
 
-    def __init__(self, history: History, index: Tensor, found: Tensor) -> None:
-        _, _, self.frames, tokens, _ = history.keys.shape
-        self.keys, self.values = _fetch(history.keys, index), _fetch(history.values, index)  # [B, H, Q, N, K, d]
-        self.frame = index // tokens
-        self.found = found  # [B, H, Q, N, K]
+    def __init__(self, history: History, index: Tensor, scores: Tensor) -> None:
+        self.history, self.index, self.scores = history, index, scores
+        self.found = scores.isfinite()  # [B, H, Q, N, K]
 
     def logits(self, queries: Tensor) -> Tensor:
         """Inner products with the neighbours, [B, H, Q, N, K]."""
-        return torch.einsum("bhqnd,bhqnkd->bhqnk", queries, self.keys)
+        if not torch.is_grad_enabled():
+            return self.scores  # the search has multiplied them
+        return torch.einsum("bhqnd,bhqnkd->bhqnk", queries, _fetch(self.history.keys, self.index))
 
     def read(self, weights: Tensor) -> Tensor:
         """[B, H, Q, N, K] -> [B, H, Q, N, d]."""
-        return torch.einsum("bhqnk,bhqnkd->bhqnd", weights, self.values)
+        if torch.is_grad_enabled() or not weights.numel():
+            return torch.einsum("bhqnk,bhqnkd->bhqnd", weights, _fetch(self.history.values, self.index))
+        rows, table = _table(self.history.values, self.index)
+        rows, weights_of = rows.flatten(0, -2), weights.to(table.dtype).flatten(0, -2)
+        read = F.embedding_bag(rows, table, per_sample_weights=weights_of, mode="sum")
+        return read.view(*weights.shape[:-1], -1)
 
-    def of_frames(self, by_frame: Tensor) -> Tensor:
-        """What is said of frames, said of the neighbours: [B, H, Q, N, T] -> [B, H, Q, N, K]."""
-        return by_frame.gather(-1, self.frame)
+    def of_rows(self, table: Tensor, row: Tensor) -> Tensor:
+        """What a table of A rows says of frames, said of the neighbours: [B, H, Q, N, A] -> [B, H, Q, N, K].
+
+        Args:
+            row: of each frame for each query frame, [B, Q, T].
+        """
+        return table.gather(-1, self._row(row))
+
+    def to_rows(self, weights: Tensor, row: Tensor, rows: int) -> Tensor:
+        """Each row's sum: [B, H, Q, N, K] -> [B, H, Q, N, A]."""
+        return weights.new_zeros(*weights.shape[:-1], rows).scatter_add(-1, self._row(row), weights)
 
     def to_frames(self, weights: Tensor) -> Tensor:
         """Each frame's sum: [B, H, Q, N, K] -> [B, H, Q, N, T]."""
-        zeros = weights.new_zeros(*weights.shape[:-1], self.frames)
-        return zeros.scatter_add(-1, self.frame, weights)
+        frames = self.history.keys.shape[2]
+        return weights.new_zeros(*weights.shape[:-1], frames).scatter_add(-1, self._frame, weights)
+
+    def _row(self, row: Tensor) -> Tensor:
+        return row[:, None, :, None].expand(*self.index.shape[:-1], -1).gather(-1, self._frame)
+
+    @cached_property
+    def _frame(self) -> Tensor:
+        return self.index // self.history.keys.shape[3]
 
 
 def _fetch(stored: Tensor, index: Tensor) -> Tensor:
@@ -212,6 +230,12 @@ def _fetch(stored: Tensor, index: Tensor) -> Tensor:
 
     By F.embedding out of one table: on a CPU advanced indexing takes several times as long, and its backward too.
     """
+    rows, table = _table(stored, index)
+    return F.embedding(rows, table)
+
+
+def _table(stored: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, H, T, N, d] as one table [rows, d], and the rows that an index [B, H, Q, N, K] of each head's T*N means."""
     batch, heads, _, tokens, width = stored.shape
     if torch.is_grad_enabled() or stored.stride(-1) != 1 or any(step % width for step in stored.stride()[:-1]):
         stored = stored.contiguous()
@@ -221,22 +245,25 @@ def _fetch(stored: Tensor, index: Tensor) -> Tensor:
         torch.arange(batch, device=index.device).view(-1, 1, 1, 1, 1) * of_batch
         + torch.arange(heads, device=index.device).view(-1, 1, 1, 1) * of_head
     )
-    rows = first + index // tokens * of_frame + index % tokens * of_token
+    if of_frame == tokens * of_token:
+        rows = first + index * of_token
+    else:
+        rows = first + index // tokens * of_frame + index % tokens * of_token
     if torch.is_grad_enabled():
-        return F.embedding(rows, stored.flatten(0, -2))
+        return rows, stored.flatten(0, -2)
     last = sum((size - 1) * step for size, step in zip(stored.shape, stored.stride(), strict=True))
-    return F.embedding(rows, stored.as_strided((last // width + 1, width), (width, 1)))
+    return rows, stored.as_strided((last // width + 1, width), (width, 1))
 
 
 class _Masked:
     """The same with all keys as neighbours, K = T * N, of which only the nearest are `found`."""
 
-    def __init__(self, history: History, index: Tensor, found: Tensor) -> None:
+    def __init__(self, history: History, index: Tensor, scores: Tensor) -> None:
         self.tokens = history.keys.shape[3]
         self.keys = history.keys.flatten(2, 3)  # [B, H, T*N, d]
         self.values = history.values.flatten(2, 3)
         none = torch.zeros(*index.shape[:-1], self.keys.shape[2], dtype=torch.int8, device=index.device)
-        self.found = none.scatter_reduce(-1, index, found.to(torch.int8), "amax") > 0
+        self.found = none.scatter_reduce(-1, index, scores.isfinite().to(torch.int8), "amax") > 0
 
     def logits(self, queries: Tensor) -> Tensor:
         products = queries.flatten(2, 3) @ self.keys.transpose(-1, -2)
@@ -245,8 +272,17 @@ class _Masked:
     def read(self, weights: Tensor) -> Tensor:
         return (weights.flatten(2, 3) @ self.values).view(*weights.shape[:-1], -1)
 
-    def of_frames(self, by_frame: Tensor) -> Tensor:
-        return by_frame.repeat_interleave(self.tokens, dim=-1)
+    def of_rows(self, table: Tensor, row: Tensor) -> Tensor:
+        of_frames = table.gather(-1, self._row(table, row))
+        return of_frames.repeat_interleave(self.tokens, dim=-1)
+
+    def to_rows(self, weights: Tensor, row: Tensor, rows: int) -> Tensor:
+        row = self._row(weights, row)
+        return weights.new_zeros(*weights.shape[:-1], rows).scatter_add(-1, row, self.to_frames(weights))
 
     def to_frames(self, weights: Tensor) -> Tensor:
         return weights.unflatten(-1, (-1, self.tokens)).sum(-1)
+
+    @staticmethod
+    def _row(like: Tensor, row: Tensor) -> Tensor:
+        return row[:, None, :, None].expand(*like.shape[:-1], -1)  # [B, H, Q, N, T]

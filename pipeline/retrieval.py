@@ -18,8 +18,14 @@ Window = tuple[Tensor, Tensor]  # (first, stop) [B, Q] int64 each: frames first 
 
 # Scores that exist at once. On a CPU so few that they stay in its cache, or nearly.
 BLOCK_CPU, BLOCK_GPU = 2**22, 2**27
+# Rows of a block, at least: of a block of many query frames more keys are multiplied in vain.
+BLOCK_ROWS = 8
+# Frames of keys that are multiplied together, on a CPU: matrices whose sides are not multiples of 32 take longer.
+FRAMES_TOGETHER = 8
 
-LARGEST_GROUP = 16  # scores of which at first only the largest is looked at
+# Integers of a float's bits; integers that hold such a one and a place, and the bits that are the place's.
+BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
+PACKED = {torch.int16: (torch.int32, 16), torch.int32: (torch.int64, 32)}
 
 
 def within(frames: int, first: Tensor, stop: Tensor) -> Tensor:
@@ -39,47 +45,58 @@ def nearest(queries: Tensor, keys: Tensor, windows: Sequence[Window], *, k: int)
         k: neighbours wanted of each window, >= 1.
 
     Returns:
-        index [B, H, Q, N, K] into the T*N keys and found [B, H, Q, N, K] bool, False where a window has fewer than
+        index [B, H, Q, N, K] into the T*N keys and their scores [B, H, Q, N, K], -inf where a window has fewer than
         k keys (the index there is valid but means nothing). K is the sum of k over the windows, or of all their keys
         where no query has as many.
     """
     parts = [_nearest_of(queries, keys, first, stop, k) for first, stop in windows]
-    return torch.cat([index for index, _ in parts], dim=-1), torch.cat([found for _, found in parts], dim=-1)
+    return torch.cat([index for index, _ in parts], dim=-1), torch.cat([scores for _, scores in parts], dim=-1)
 
 
 def _nearest_of(queries: Tensor, keys: Tensor, first: Tensor, stop: Tensor, k: int) -> tuple[Tensor, Tensor]:
     batch, heads, asking, tokens, _ = queries.shape
+    first, stop = first.clamp(min=0), stop.clamp(max=keys.shape[2])
+    # Where the windows of each query frame begin and end, over the batch: the first and the last of them.
+    begins, all_begin, one_ends, ends = torch.stack([first.amin(0), first.amax(0), stop.amin(0), stop.amax(0)]).tolist()
     # Frames that are in nobody's window are not even multiplied.
-    begin, end = max(0, int(first.min())), min(keys.shape[2], int(stop.max()))
-    frames = max(0, end - begin)
-    count = min(k, frames * tokens)
-    index = torch.empty(batch * heads, asking, tokens, count, dtype=torch.int64, device=queries.device)
-    found = torch.empty_like(index, dtype=torch.bool)
-    if count:
-        dtype = _product_dtype(queries)
-        queries = queries.flatten(0, 1).to(dtype)  # [B*H, Q, N, d]
-        keys = keys[:, :, begin:end].flatten(0, 1).flatten(1, 2).to(dtype)  # [B*H, T*N, d]
-        hidden = ~within(frames, first - begin, stop - begin).repeat_interleave(heads, dim=0)  # [B*H, Q, T]
-        hides = bool(hidden.any())
-        room = keys.new_empty(0)
-        for some, at in _blocks(batch * heads, asking, tokens * frames * tokens, queries.device):
-            asked = queries[some, at].flatten(1, 2)
-            shape = (*asked.shape[:2], keys.shape[1])
-            # All blocks in the same memory: fresh pages would cost as much as the products.
-            if room.numel() < math.prod(shape):
-                room = keys.new_empty(math.prod(shape))
-            scores = room[: math.prod(shape)].view(shape)
-            torch.bmm(asked, keys[some].transpose(-1, -2), out=scores)  # [rows, q*N, T*N]
-            if hides:
-                by_frame = scores.view(len(scores), -1, tokens, frames, tokens)
-                by_frame.masked_fill_(hidden[some, at][:, :, None, :, None], -torch.inf)
-            best, where = top_k(scores, count)
-            index[some, at] = (where + begin * tokens).unflatten(1, (-1, tokens))
-            found[some, at] = best.isfinite().unflatten(1, (-1, tokens))
-    return index.unflatten(0, (batch, heads)), found.unflatten(0, (batch, heads))
+    frames = slice(min(begins), max(min(begins), max(ends)))
+    count = min(k, (frames.stop - frames.start) * tokens)
+    dtype = product_dtype(queries)
+    index = torch.zeros(batch * heads, asking, tokens, count, dtype=torch.int64, device=queries.device)
+    best = torch.full(index.shape, -torch.inf, dtype=dtype, device=queries.device)
+    if not count:
+        return index.unflatten(0, (batch, heads)), best.unflatten(0, (batch, heads))
+    queries = queries.flatten(0, 1).to(dtype)  # [B*H, Q, N, d]
+    keys = keys[:, :, frames].flatten(0, 1).flatten(1, 2).to(dtype).transpose(-1, -2).contiguous()  # [B*H, d, T*N]
+    sequence = torch.arange(batch, device=queries.device).repeat_interleave(heads)
+    room = keys.new_empty(0)
+    for rows, at in _blocks(batch * heads, asking, tokens * tokens * (frames.stop - frames.start), queries.device):
+        begin, end = min(begins[at]), max(ends[at])
+        end = min(frames.stop, begin + -(-(end - begin) // FRAMES_TOGETHER) * FRAMES_TOGETHER)
+        if begin >= end:
+            continue
+        asked = queries[rows, at].flatten(1, 2)  # [rows, q*N, d]
+        some_keys = keys[rows, :, (begin - frames.start) * tokens : (end - frames.start) * tokens]
+        shape = (*asked.shape[:2], some_keys.shape[2])
+        # All blocks in the same memory: fresh pages would cost as much as the products.
+        if room.numel() < math.prod(shape):
+            room = keys.new_empty(math.prod(shape))
+        scores = room[: math.prod(shape)].view(shape)
+        torch.bmm(asked, some_keys, out=scores)
+        # What lies within every window need not be asked for.
+        by_frame = scores.view(len(scores), -1, tokens, end - begin, tokens)
+        for part in slice(begin, max(all_begin[at])), slice(max(begin, min(one_ends[at])), end):
+            frame = torch.arange(part.start, min(end, part.stop), device=queries.device)
+            hidden = (frame < first[sequence[rows], at, None]) | (frame >= stop[sequence[rows], at, None])
+            of_part = by_frame[:, :, :, part.start - begin : part.start - begin + len(frame)]
+            of_part.masked_fill_(hidden[:, :, None, :, None], -torch.inf)
+        values, where = top_k(scores, min(count, shape[2]))
+        index[rows, at, :, : where.shape[2]] = where.unflatten(1, (-1, tokens)) + begin * tokens
+        best[rows, at, :, : where.shape[2]] = values.unflatten(1, (-1, tokens))
+    return index.unflatten(0, (batch, heads)), best.unflatten(0, (batch, heads))
 
 
-def _product_dtype(x: Tensor) -> torch.dtype:
+def product_dtype(x: Tensor) -> torch.dtype:
     """What autocast would multiply x in (a product into memory that is there is none of its business)."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
@@ -88,33 +105,69 @@ def _product_dtype(x: Tensor) -> torch.dtype:
 def _blocks(rows: int, frames: int, scores: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
     """Slices of rows and of their query frames that have few enough scores together; each frame has `scores`."""
     fit = max(1, (BLOCK_CPU if device.type == "cpu" else BLOCK_GPU) // scores)  # query frames
-    rows_at_once, frames_at_once = max(1, fit // frames), min(fit, frames)
+    rows_at_once = min(rows, max(BLOCK_ROWS, fit // frames))
+    frames_at_once = max(1, fit // rows_at_once)
     for row in range(0, rows, rows_at_once):
         for frame in range(0, frames, frames_at_once):
             yield slice(row, row + rows_at_once), slice(frame, frame + frames_at_once)
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """As scores.topk(k, dim=-1, sorted=False), faster where k is few of many.
+    """As scores.topk(k, dim=-1, sorted=False), faster where k is few of many."""
+    if scores.device.type != "cpu" or scores.dtype not in BITS:
+        where = _largest(scores, k)
+        return scores.gather(-1, where), where
+    # The bits of floats, taken for integers, have the floats' order. Only negative ones, which are negative as integers
+    # too, have the reverse one among themselves: that matters if such a one is chosen.
+    bits = scores.view(BITS[scores.dtype])
+    where = _largest(bits, k)
+    best = scores.gather(-1, where)
+    if not (best > 0).all():
+        most = torch.iinfo(bits.dtype)
+        where = _largest(bits ^ ((bits >> most.bits - 1) & most.max), k)
+        best = scores.gather(-1, where)
+    return best, where
+
+
+def _largest(values: Tensor, k: int) -> Tensor:
+    """Places of the k largest values [..., M], in any order: [..., k].
 
     The k largest lie in the k groups that have the largest maxima: a maximum is found in one pass, and only those
     groups' members need to be looked at again.
     """
-    count = scores.shape[-1]
-    # As many groups' maxima as members of the groups that are chosen, or thereabouts.
-    size = min(LARGEST_GROUP, 2 ** int(math.log2(math.sqrt(count / k))))
-    if size < 4:
-        best = scores.topk(k, dim=-1, sorted=False)
-        return best.values, best.indices
-    # Member i of group g is score i * groups + g: so the maxima are taken over rows, not along them, at full speed.
+    count = values.shape[-1]
+    if count < 16 * k:
+        return _select(values, torch.arange(count, dtype=torch.int32, device=values.device), k)
+    # By measurement: larger groups cost more members, smaller ones more rounds.
+    size = max(4, 2 ** int(math.log2(count / k) / 3))
+    # Member i of group g is value i * groups + g: so the maxima are taken over rows, not along them, at full speed.
     groups = count // size
     even = groups * size
-    _, chosen = top_k(scores[..., :even].unflatten(-1, (size, groups)).amax(-2), k)
-    members = (torch.arange(0, even, groups, device=scores.device)[:, None] + chosen[..., None, :]).flatten(-2)
-    rest = torch.arange(even, count, device=scores.device).expand(*scores.shape[:-1], -1)
-    where = torch.cat([members, rest], dim=-1)
-    best = scores.gather(-1, where).topk(k, dim=-1, sorted=False)
-    return best.values, where.gather(-1, best.indices)
+    grouped = values[..., :even].unflatten(-1, (size, groups))
+    chosen = _largest(grouped.amax(-2), k)[..., None, :]
+    members = grouped.gather(-1, chosen.expand(*chosen.shape[:-2], size, k)).flatten(-2)
+    within = torch.arange(0, even, groups, dtype=torch.int32, device=values.device)
+    places = (chosen.int() + within[:, None]).flatten(-2)
+    if even < count:
+        members = torch.cat([members, values[..., even:]], dim=-1)
+        rest = torch.arange(even, count, dtype=torch.int32, device=values.device)
+        places = torch.cat([places, rest.expand(*places.shape[:-1], -1)], dim=-1)
+    return _select(members, places, k)
+
+
+def _select(values: Tensor, places: Tensor, k: int) -> Tensor:
+    """The places of the k largest values: [..., M] of both -> [..., k] int64.
+
+    Of integers by NumPy's partition, which is vectorised but gives no places: value and place share an integer.
+    """
+    count = values.shape[-1]
+    if values.dtype.is_floating_point or k == count:
+        return places.expand(values.shape).gather(-1, values.topk(k, dim=-1, sorted=False).indices).long()
+    wide, room = PACKED[values.dtype]
+    packed = values.to(wide) << room
+    packed |= places
+    packed.numpy().partition(count - k, axis=-1)
+    return (packed[..., count - k :] & (2**room - 1)).long()
 
 
 # Of the keys of a trained model, 64,000 in 256 lists: 32 lists hold 0.96 of the nearest 32 (bench/memory.py).
@@ -163,7 +216,7 @@ class ApproximateIndex:
         tokens = queries.shape[3]
         count = min(k, keys.shape[2] * tokens)
         index = torch.zeros(*queries.shape[:-1], count * len(windows), dtype=torch.int64)
-        found = torch.zeros_like(index, dtype=torch.bool)
+        scores = torch.full(index.shape, -torch.inf)
         for head, file in enumerate(self._files):
             for number, (first, stop) in enumerate(windows):
                 part = slice(number * count, (number + 1) * count)
@@ -172,11 +225,11 @@ class ApproximateIndex:
                         continue
                     chosen = faiss.IDSelectorRange(begin * tokens, end * tokens, True)
                     options = faiss.SearchParametersIVF(sel=chosen, nprobe=PROBES)  # type: ignore[call-arg]
-                    _, nearest_first = file.search(_rows(queries[0, head, frame]), count, params=options)
+                    best, nearest_first = file.search(_rows(queries[0, head, frame]), count, params=options)
                     places = torch.from_numpy(nearest_first)
                     index[0, head, frame, :, part] = places.clamp(min=0)
-                    found[0, head, frame, :, part] = places >= 0
-        return index.to(queries.device), found.to(queries.device)
+                    scores[0, head, frame, :, part] = torch.from_numpy(best).masked_fill_(places < 0, -torch.inf)
+        return index.to(queries.device), scores.to(queries.device)
 
 
 def _rows(x: Tensor) -> np.ndarray:

@@ -54,7 +54,9 @@ class Stream:
     def remember(self, embeddings: Tensor, row: int | None = None) -> None:
         """Store the next frames, [B, T, E] or of one row [1, T, E]."""
         for rows, of_rows in self._apart(row, embeddings):
-            for piece in of_rows.split(self._room, dim=1) if of_rows.shape[1] else ():
+            at_once = self.mapper.frames_at_once(of_rows.device) // len(of_rows)
+            size = max(1, min(self._room, at_once))
+            for piece in of_rows.split(size, dim=1) if of_rows.shape[1] else ():
                 self._remember(rows, piece)
 
     @torch.no_grad()
@@ -160,7 +162,7 @@ class Stream:
                 self._follow(number, row, int(place.stop), count)
             return self._held(number, rows, int(at.max()) + count)
 
-        self.mapper.remember(embeddings, first=at.to(embeddings.device), keep=keep)
+        self.mapper.remember_more(embeddings, at.to(embeddings.device), keep)
         for (row, place), of_row in zip(places, embeddings, strict=True):
             self._embeddings[row, place] = of_row
             self.frames[row] += count

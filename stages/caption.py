@@ -15,7 +15,7 @@ from pipeline.annotations import from_table
 from pipeline.captioner import load_captioner
 from pipeline.captioning import caption_examples
 from pipeline.captions import write_captions
-from pipeline.device import autocast, choose_device
+from pipeline.device import autocast, choose_device, keep_freed_memory
 from pipeline.embeddings import read_embeddings
 from pipeline.params import Params, load_params
 from pipeline.sequences import make_examples
@@ -29,6 +29,7 @@ OUT = Path("data/captions.parquet")
 
 
 def main() -> None:
+    keep_freed_memory()
     print(caption(load_params(), FINETUNED, OUT))
 
 

@@ -12,6 +12,7 @@ import torch
 
 from pipeline.annotations import from_table
 from pipeline.captioner import load_captioner, load_config
+from pipeline.device import keep_freed_memory
 from pipeline.embeddings import read_embeddings
 from pipeline.memory import MemoryConfig
 from pipeline.params import Params, load_params
@@ -28,6 +29,7 @@ CURVES = Path("metrics/finetune")
 
 
 def main() -> None:
+    keep_freed_memory()
     print(finetune(load_params(), OUT, CURVES))
 
 

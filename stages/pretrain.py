@@ -12,6 +12,7 @@ import torch
 from pipeline.annotations import from_table
 from pipeline.captioner import CaptionerConfig, build_captioner
 from pipeline.decoder import load_decoder
+from pipeline.device import keep_freed_memory
 from pipeline.embeddings import embedding_width, read_embeddings
 from pipeline.mapper import MapperConfig
 from pipeline.params import Params, load_params
@@ -27,6 +28,7 @@ CURVES = Path("metrics/pretrain")
 
 
 def main() -> None:
+    keep_freed_memory()
     print(pretrain(load_params(), OUT, CURVES))
 
 

@@ -26,7 +26,7 @@ def kept_for_backward(frames: int, gradient: str) -> int:
 def test_a_segment_of_twice_the_frames_takes_twice_the_memory_not_four_times(gradient, monkeypatch):
     monkeypatch.setattr(mapper_module, "BLOCK_NUMBERS", 2**15)
     some, twice, four_times = (kept_for_backward(frames, gradient) for frames in (128, 256, 512))
-    assert four_times - twice < 2.1 * (twice - some)
+    assert four_times - twice <= 2.1 * (twice - some)
 
 
 def test_a_long_segment_keeps_less_of_each_frame_than_a_short_one_may(monkeypatch):

@@ -177,6 +177,7 @@ def test_the_frame_parallel_pass_equals_frame_by_frame(
     with pytest.MonkeyPatch.context() as patch:
         if one_frame_blocks:
             patch.setattr(mapper_module, "BLOCK_NUMBERS", 1)
+            patch.setattr(mapper_module, "PIECE_CPU", 1)
         fast = mapper(embeddings, Moments(end, start))
         fast_gradients = torch.autograd.grad(
             (fast * wanted_gradient).sum(), list(mapper.parameters()), allow_unused=True

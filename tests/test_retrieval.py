@@ -28,7 +28,8 @@ def test_nearest_finds_the_largest_inner_products_of_each_window(seed, batch, he
     windows = [(edges[1], edges[2]), (edges[0], edges[1])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieval, "BLOCK_CPU", block)
-        index, found = nearest(queries, keys, windows, k=k)
+        index, best = nearest(queries, keys, windows, k=k)
+    found = best.isfinite()
     for b, h, q, n in torch.cartesian_prod(*map(torch.arange, (batch, heads, asking, tokens))).tolist():
         wanted = []
         for first, stop in windows:
@@ -41,10 +42,17 @@ def test_nearest_finds_the_largest_inner_products_of_each_window(seed, batch, he
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), count=st.integers(1, 2000), k=st.integers(1, 8), hidden=st.floats(0, 1))
-def test_the_largest_of_many_scores_are_those_that_sorting_gives(seed, count, k, hidden):
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.integers(1, 2000),
+    k=st.integers(1, 8),
+    hidden=st.floats(0, 1),
+    lift=st.sampled_from([-3, 0, 3]),  # negative ones are ordered otherwise
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+)
+def test_the_largest_of_many_scores_are_those_that_sorting_gives(seed, count, k, hidden, lift, dtype):
     generator = torch.Generator().manual_seed(seed)
-    scores = torch.randn(2, 3, count, generator=generator)
+    scores = (torch.randn(2, 3, count, generator=generator) + lift).to(dtype)
     scores[torch.rand(scores.shape, generator=generator) < hidden] = -torch.inf
     k = min(k, count)
     values, index = top_k(scores, k)
@@ -69,8 +77,9 @@ def test_an_index_finds_most_of_the_nearest_of_clustered_keys_and_only_such_as_a
         for frames in range(500, 4001, 500):  # as they arrive
             index.follow(keys[0, :, :frames], new=500)
         windows = [(at - 1000, at)]
-        places, found = index.search(queries, keys, windows, k=32)
-        exact, there = nearest(queries, keys, windows, k=32)
+        places, scores = index.search(queries, keys, windows, k=32)
+        exact, best = nearest(queries, keys, windows, k=32)
+    found, there = scores.isfinite(), best.isfinite()
     shared = [
         len(set(a[f].tolist()) & set(b[t].tolist())) / int(t.sum())
         for a, f, b, t in zip(*(x.flatten(0, 3) for x in (places, found, exact, there)), strict=True)
@@ -86,6 +95,6 @@ def test_an_index_of_few_keys_is_exact():
     index = ApproximateIndex()
     index.follow(keys[0], new=10)
     windows = [(torch.tensor([[2]]), torch.tensor([[7]]))]
-    places, found = index.search(keys[:, :, 8:9], keys, windows, k=4)
-    wanted, there = nearest(keys[:, :, 8:9], keys, windows, k=4)
-    assert torch.equal(places, wanted) and torch.equal(found, there)
+    places, scores = index.search(keys[:, :, 8:9], keys, windows, k=4)
+    wanted, best = nearest(keys[:, :, 8:9], keys, windows, k=4)
+    assert torch.equal(places, wanted) and torch.equal(scores, best)
