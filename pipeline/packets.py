@@ -100,7 +100,8 @@ def _unneeded(container: av.container.InputContainer, rate: Fraction, deadline: 
     _check_order(times, held_back)
     order = sorted(range(len(times)), key=times.__getitem__)
     # From which frame on each picture counts. The first picture also stands for what is before it.
-    first_frame = [max(0, -(-times[i] * time_base * rate // 1)) for i in order]
+    per_tick = time_base * rate  # taken apart: a product of fractions per packet takes as long as reading the packets
+    first_frame = [max(0, -(-times[i] * per_tick.numerator // per_tick.denominator)) for i in order]
     needed = {*order[:1], *order[-_LAST:]}
     needed |= {i for i, (own, following) in zip(order, pairwise(first_frame), strict=False) if own != following}
 
