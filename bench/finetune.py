@@ -7,16 +7,16 @@ Fine-tuning: segments of random embeddings, a mapper with memory in the two laye
 random weights, frozen. The published way goes frame by frame: all segments' next frames go through the mapper, whose
 memory layers (KNNAttention of memorizing-transformers-pytorch) search and add; where a segment ends, its caption is
 learned. Some steps of it are timed, with a caption and without, and added up. Ours takes whole segments: detached, as
-the published memory is, and with the gradient through what was stored, which that cannot do; some segments at once,
-their gradients added up to one step.
+the published memory is, and with the gradient through what was stored, which that cannot do: there some segments at
+once, their gradients added up to one step.
 
 Pretraining: ClipCap's step (one frame each) with GPT-2 "frozen" as published, that is with its weights' gradients
 computed, logits everywhere and fp32; against ours. Counted in captions, of which COCO's pictures have five: ClipCap
 takes each by itself; so do ours, and then five of a picture together (`of five`).
 
-Ours run in fp32 and in bf16 autocast. The bf16 rate is that of a large matrix product in the same run; the share
-reached counts only the products of linear layers, forward and, where there is one, backward. Prints tables and, as its
-last line, JSON.
+Ours run in fp32 and in bf16 autocast, in a process that keeps freed memory, as the stages do. The bf16 rate is that of
+a large matrix product in the same run; the share reached counts only the products of linear layers, forward and, where
+there is one, backward. Prints tables and, as its last line, JSON.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from bench.step import (
     time_finetuning,
 )
 from pipeline.captioner import Captioner, CaptionerConfig
-from pipeline.device import autocast
+from pipeline.device import autocast, keep_freed_memory
 from pipeline.mapper import Layer, MapperConfig, TransformerMapper
 from pipeline.memory import Moments
 from pipeline.training import set_trainable
@@ -91,8 +91,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.finetune")
     parser.add_argument("--segments", type=int, default=40)
     parser.add_argument("--frames", type=int, nargs=2, default=[150, 250], help="of a segment, at least and at most")
-    parser.add_argument("--at-once", type=int, default=4, help="segments of ours in one pass")
-    parser.add_argument("--timed", type=int, default=8, help="segments of ours in a timed step")
+    parser.add_argument("--at-once", type=int, default=4, help="segments of ours in one pass with gradients")
+    parser.add_argument("--timed", type=int, default=8, help="segments of ours in a timed step with gradients")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--decoder-layers", type=int, default=12)
@@ -107,17 +107,27 @@ def main() -> None:
     published = time_published(config, (middle, middle + 1), decoder, lengths, asked.steps)
     figures: dict = {"segments": asked.segments, "frames": int(lengths.sum()), "flops_per_s": rate, "finetune": {}}
     figures["finetune"]["published"] = {"segments_per_s": asked.segments / published, "ratio": 1.0}
+    clipcap, _ = time_pretraining(config, decoder, (asked.segments, 1), "fp32", asked.steps, published=True)
+    keep_freed_memory()  # as our stages do, and the published programs do not
     for gradient in ("detached", "through"):
         captioner = report_captioner(config, decoder, gradient)
+        some, at_once = (lengths[: asked.timed], asked.at_once) if gradient == "through" else (lengths, asked.segments)
         for precision in ("fp32", "bf16"):
-            some = lengths[: asked.timed]
-            seconds, flops = time_finetuning(captioner, some, precision, asked.at_once, asked.steps)
+            seconds, flops = time_finetuning(captioner, some, precision, at_once, asked.steps)
             figures["finetune"][f"{gradient} {precision}"] = {
                 "segments_per_s": len(some) / seconds,
                 "ratio": len(some) / seconds / (asked.segments / published),
                 "bf16_share": flops / seconds / rate["bf16"],
             }
-    figures["pretrain"] = time_pretraining(config, decoder, asked.segments, asked.steps, rate["bf16"])
+    figures["pretrain"] = {"ClipCap's": {"segments_per_s": clipcap, "ratio": 1.0}}
+    for precision in ("fp32", "bf16"):
+        for name, batch in {"": (asked.segments, 1), ", of five": (max(1, asked.segments // 5), 5)}.items():
+            per_s, flops_per_s = time_pretraining(config, decoder, batch, precision, asked.steps)
+            figures["pretrain"][f"ours {precision}{name}"] = {
+                "segments_per_s": per_s,
+                "ratio": per_s / clipcap,
+                "bf16_share": flops_per_s / rate["bf16"],
+            }
     for name in ("finetune", "pretrain"):
         print(f"\n{name:<24}{'per s':>10}{'x published':>13}{'share of bf16 rate':>20}")
         for contender, row in figures[name].items():
@@ -170,36 +180,34 @@ def time_published(
     return float(count * ((1 - ending) * without + ending * with_one))
 
 
-def time_pretraining(config: MapperConfig, decoder: GPT2LMHeadModel, batch: int, steps: int, rate: float) -> dict:
-    """Steps of so many captions: of as many pictures, or (`of five`) of pictures that have five each."""
+def time_pretraining(
+    config: MapperConfig,
+    decoder: GPT2LMHeadModel,
+    batch: tuple[int, int],
+    precision: str,
+    steps: int,
+    *,
+    published: bool = False,
+) -> tuple[float, float]:
+    """Captions, and FLOPs of linear layers, per second of steps with so many pictures, and captions of each."""
     captioner = Captioner(CaptionerConfig(config, None, "last"), TransformerMapper(config), decoder)
-    optimizer = torch.optim.AdamW(captioner.mapper.parameters(), lr=2e-5)
-
-    def time(pictures: int, of_each: int, precision: str, *, published: bool = False) -> float:
-        """Captions per second."""
-        frames, tokens = torch.randn(pictures, 1, EMBEDDING_WIDTH), captions(pictures * of_each, CPU)
-        now, real = torch.zeros(pictures, 1, dtype=torch.int64), torch.ones(pictures, 1, dtype=torch.bool)
-
-        def step() -> None:
-            with autocast(precision, CPU):
-                prefixes = captioner.prefixes(frames, Moments(now, now), real)
-                loss(captioner, prefixes, tokens, everywhere=published).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            decoder.zero_grad()
-
-        return len(tokens) / median_s(step, steps)
-
-    decoder.requires_grad_(True)
-    clipcap = time(batch, 1, "fp32", published=True)
     set_trainable(captioner, "frozen")
-    figures = {"ClipCap's": {"segments_per_s": clipcap, "ratio": 1.0}}
-    for precision in ("fp32", "bf16"):
-        alone, of_five = time(batch, 1, precision), time(max(1, batch // 5), 5, precision)
-        share = alone * flops_of(captioner, batch, batch) / batch / rate
-        figures[f"ours {precision}"] = {"segments_per_s": alone, "ratio": alone / clipcap, "bf16_share": share}
-        figures[f"ours {precision}, of five"] = {"segments_per_s": of_five, "ratio": of_five / clipcap}
-    return figures
+    decoder.requires_grad_(published)
+    optimizer = torch.optim.AdamW(captioner.mapper.parameters(), lr=2e-5)
+    pictures, of_each = batch
+    frames, tokens = torch.randn(pictures, 1, EMBEDDING_WIDTH), captions(pictures * of_each, CPU)
+    now, real = torch.zeros(pictures, 1, dtype=torch.int64), torch.ones(pictures, 1, dtype=torch.bool)
+
+    def step() -> None:
+        with autocast(precision, CPU):
+            prefixes = captioner.prefixes(frames, Moments(now, now), real)
+            loss(captioner, prefixes, tokens, everywhere=published).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        decoder.zero_grad()
+
+    seconds = median_s(step, steps)
+    return len(tokens) / seconds, flops_of(captioner, pictures, pictures, of_each) / seconds
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ def main() -> None:
 def look(module: MemoryAttention, args: tuple, number: int, seen: dict[tuple, list[Tensor]]) -> None:
     """Take down what the queries of one sequence's last frames retrieve; other frames' (one at a time each) too."""
     queries, _, _, history, moments, _ = args
-    index, found = module._retrieve(queries, history, moments)
+    index, scores = module._retrieve(queries, history, moments)
+    found = scores.isfinite()
     frames, tokens = history.keys.shape[2:4]
     for where in ("segment", "before"):
         oldest = module.config.oldest(moments, tokens)

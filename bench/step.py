@@ -89,8 +89,13 @@ def captions(count: int, device: torch.device) -> Tensor:
     return torch.randint(0, 50_000, (count, CAPTION_TOKENS), device=device)
 
 
-def flops_of(captioner: Captioner, frames: int, segments: int) -> float:
-    """Of the linear layers of a step: what is stored of all frames, the segments' last frames, the decoder."""
+def flops_of(captioner: Captioner, frames: int, segments: int, of_each: int = 1) -> float:
+    """Of the linear layers of a step: what is stored of all frames, the segments' last frames, the decoder.
+
+    Args:
+        of_each: captions of a segment; several of them share the prefix's way through the decoder, but for its last
+            token.
+    """
     config = captioner.mapper.config
     per_layer = 2 * config.tokens * 8 * config.width**2  # queries, keys, values, output; a feed-forward twice as wide
     projection = 2 * config.embedding_width * config.clip_tokens * config.width
@@ -103,10 +108,11 @@ def flops_of(captioner: Captioner, frames: int, segments: int) -> float:
         stored *= 3 if memory.gradient == "through" else 1
     recalled = 3 * segments * (projection + config.layers * per_layer)
     decoder = captioner.decoder.config
-    positions = PREFIX_TOKENS + CAPTION_TOKENS - 1
+    shared = PREFIX_TOKENS - 1 if of_each > 1 else 0
+    positions = shared + of_each * (PREFIX_TOKENS - shared + CAPTION_TOKENS - 1)
     # Frozen: forward, and backward for the activations only.
     blocks = 2 * positions * 12 * decoder.n_layer * decoder.n_embd**2
-    words = 2 * CAPTION_TOKENS * decoder.vocab_size * decoder.n_embd
+    words = 2 * of_each * CAPTION_TOKENS * decoder.vocab_size * decoder.n_embd
     return stored + recalled + 2 * segments * (blocks + words)
 
 

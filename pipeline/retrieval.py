@@ -23,9 +23,7 @@ BLOCK_ROWS = 8
 # Frames of keys that are multiplied together, on a CPU: matrices whose sides are not multiples of 32 take longer.
 FRAMES_TOGETHER = 8
 
-# Integers of a float's bits; integers that hold such a one and a place, and the bits that are the place's.
-BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
-PACKED = {torch.int16: (torch.int32, 16), torch.int32: (torch.int64, 32)}
+BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}  # integers of a float's bits
 
 
 def within(frames: int, first: Tensor, stop: Tensor) -> Tensor:
@@ -67,7 +65,7 @@ def _nearest_of(queries: Tensor, keys: Tensor, first: Tensor, stop: Tensor, k: i
     if not count:
         return index.unflatten(0, (batch, heads)), best.unflatten(0, (batch, heads))
     queries = queries.flatten(0, 1).to(dtype)  # [B*H, Q, N, d]
-    keys = keys[:, :, frames].flatten(0, 1).flatten(1, 2).to(dtype).transpose(-1, -2).contiguous()  # [B*H, d, T*N]
+    keys = keys[:, :, frames].flatten(0, 1).flatten(1, 2).to(dtype)  # [B*H, T*N, d]
     sequence = torch.arange(batch, device=queries.device).repeat_interleave(heads)
     room = keys.new_empty(0)
     for rows, at in _blocks(batch * heads, asking, tokens * tokens * (frames.stop - frames.start), queries.device):
@@ -76,13 +74,13 @@ def _nearest_of(queries: Tensor, keys: Tensor, first: Tensor, stop: Tensor, k: i
         if begin >= end:
             continue
         asked = queries[rows, at].flatten(1, 2)  # [rows, q*N, d]
-        some_keys = keys[rows, :, (begin - frames.start) * tokens : (end - frames.start) * tokens]
-        shape = (*asked.shape[:2], some_keys.shape[2])
+        some_keys = keys[rows, (begin - frames.start) * tokens : (end - frames.start) * tokens]
+        shape = (*asked.shape[:2], some_keys.shape[1])
         # All blocks in the same memory: fresh pages would cost as much as the products.
         if room.numel() < math.prod(shape):
             room = keys.new_empty(math.prod(shape))
         scores = room[: math.prod(shape)].view(shape)
-        torch.bmm(asked, some_keys, out=scores)
+        torch.bmm(asked, some_keys.transpose(-1, -2), out=scores)
         # What lies within every window need not be asked for.
         by_frame = scores.view(len(scores), -1, tokens, end - begin, tokens)
         for part in slice(begin, max(all_begin[at])), slice(max(begin, min(one_ends[at])), end):
@@ -137,7 +135,7 @@ def _largest(values: Tensor, k: int) -> Tensor:
     """
     count = values.shape[-1]
     if count < 16 * k:
-        return _select(values, torch.arange(count, dtype=torch.int32, device=values.device), k)
+        return _select(values, torch.arange(count, dtype=torch.int32, device=values.device), count, k)
     # By measurement: larger groups cost more members, smaller ones more rounds.
     size = max(4, 2 ** int(math.log2(count / k) / 3))
     # Member i of group g is value i * groups + g: so the maxima are taken over rows, not along them, at full speed.
@@ -152,18 +150,18 @@ def _largest(values: Tensor, k: int) -> Tensor:
         members = torch.cat([members, values[..., even:]], dim=-1)
         rest = torch.arange(even, count, dtype=torch.int32, device=values.device)
         places = torch.cat([places, rest.expand(*places.shape[:-1], -1)], dim=-1)
-    return _select(members, places, k)
+    return _select(members, places, count, k)
 
 
-def _select(values: Tensor, places: Tensor, k: int) -> Tensor:
-    """The places of the k largest values: [..., M] of both -> [..., k] int64.
+def _select(values: Tensor, places: Tensor, end: int, k: int) -> Tensor:
+    """The places, all below `end`, of the k largest values: [..., M] of both -> [..., k] int64.
 
     Of integers by NumPy's partition, which is vectorised but gives no places: value and place share an integer.
     """
     count = values.shape[-1]
     if values.dtype.is_floating_point or k == count:
         return places.expand(values.shape).gather(-1, values.topk(k, dim=-1, sorted=False).indices).long()
-    wide, room = PACKED[values.dtype]
+    wide, room = (torch.int32, 16) if values.dtype == torch.int16 and end <= 2**16 else (torch.int64, 32)
     packed = values.to(wide) << room
     packed |= places
     packed.numpy().partition(count - k, axis=-1)
