@@ -130,26 +130,30 @@ def test_decoders_of_other_kinds_give_transformers_captions_too(config):
     assert len({tuple(caption) for caption in found}) > 1
 
 
+GPT2 = GPT2Config(vocab_size=11, n_embd=WIDTH, n_layer=2, n_head=4, initializer_range=0.4)
 HYBRID = Lfm2Config(
     **SMALL, intermediate_size=32, num_key_value_heads=2, layer_types=["conv", "full_attention"], initializer_range=0.4
 )
 
 
-@pytest.mark.parametrize("config", [*OTHER_KINDS, HYBRID], ids=lambda config: config.model_type)
+@pytest.mark.parametrize("config", [GPT2, *OTHER_KINDS, HYBRID], ids=lambda config: config.model_type)
 @pytest.mark.parametrize("prefix_tokens", [1, 6])
 def test_captions_of_one_prefix_are_as_likely_together_as_alone_and_teach_the_same(config, prefix_tokens):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()  # without dropout, which draws anew
     captioner = Captioner(CaptionerConfig(None, None, None), nn.Identity(), model)
     tokens, lengths = torch.randint(0, 11, (3, 5)), torch.tensor([2, 5, 4])
-    prefixes, weights = torch.randn(2, prefix_tokens, WIDTH), torch.randn(3, 5)
+    prefixes, weights = torch.randn(2, prefix_tokens, WIDTH, requires_grad=True), torch.randn(3, 5)
     found = []
-    for given_prefixes, counts in ((prefixes, torch.tensor([2, 1])), (prefixes[[0, 0, 1]], None)):
-        model.zero_grad()
-        log_probs = captioner.token_log_probs(given_prefixes, tokens, lengths, counts)
-        (log_probs * weights).sum().backward()
-        found.append([log_probs.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    for of_captions, counts in ((prefixes, torch.tensor([2, 1])), (prefixes[[0, 0, 1]], None)):
+        log_probs = captioner.token_log_probs(of_captions, tokens, lengths, counts)
+        learning = [prefixes, *model.parameters()]
+        gradients = torch.autograd.grad(
+            (log_probs * weights).sum(), learning, allow_unused=True, materialize_grads=True
+        )
+        found.append([log_probs.detach(), *gradients])
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+    assert found[0][1].abs().amax((1, 2)).min() > 1e-3  # all prefixes learn
 
 
 def test_a_half_precision_decoder_is_searched_in_its_own_precision():
