@@ -80,11 +80,25 @@ class Attention(nn.Module):
         return History(F.normalize(self._split(keys), dim=-1), self._split(values))
 
     def forward(
-        self, x: Tensor, history: History | None, moments: Moments, *, attended: bool = False
+        self,
+        x: Tensor,
+        history: History | None,
+        moments: Moments,
+        *,
+        stored: bool = False,
+        attended: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """x [B, Q, N, D] -> [B, Q, N, D]; and, if wanted, MemoryAttention's [B, H, Q, T] of attention paid."""
+        """x [B, Q, N, D] -> [B, Q, N, D]; and, if wanted, MemoryAttention's [B, H, Q, T] of attention paid.
+
+        Args:
+            stored: whether these frames are the last of the history.
+        """
         queries = F.normalize(self._split(self.query(x)), dim=-1)  # [B, H, Q, N, d]
-        local = self.store(x)
+        if stored and history is not None:
+            since = history.keys.shape[2] - x.shape[1]
+            local = History(history.keys[:, :, since:], history.values[:, :, since:])
+        else:
+            local = self.store(x)
         scale = self.log_scale.exp().view(-1, 1, 1, 1)
         logits = scale * (queries @ local.keys.transpose(-1, -2))  # [B, H, Q, N, N]
         paid = None
@@ -95,7 +109,8 @@ class Attention(nn.Module):
         return self.out(out.permute(0, 2, 3, 1, 4).flatten(3)), paid
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4)  # [B, T, N, D] -> [B, H, T, N, d]
+        # Contiguous: what follows takes longer of what is strewn over memory.
+        return x.unflatten(-1, (self.heads, -1)).permute(0, 3, 1, 2, 4).contiguous()  # [B, T, N, D] -> [B, H, T, N, d]
 
 
 class Layer(nn.Module):
@@ -114,10 +129,16 @@ class Layer(nn.Module):
         return self.attention.store(self.norm1(x))
 
     def forward(
-        self, x: Tensor, history: History | None, moments: Moments, *, attended: bool = False
+        self,
+        x: Tensor,
+        history: History | None,
+        moments: Moments,
+        *,
+        stored: bool = False,
+        attended: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """As Attention's."""
-        out, paid = self.attention(self.norm1(x), history, moments, attended=attended)
+        out, paid = self.attention(self.norm1(x), history, moments, stored=stored, attended=attended)
         x = x + out
         return x + self.feed_forward(self.norm2(x)), paid
 
@@ -314,9 +335,9 @@ class TransformerMapper(nn.Module):
                 seen = replace(history, keys=history.keys[:, :, :until], values=history.values[:, :, :until])
             block = Moments(moments.frame[:, start:stop], moments.segment_start[:, start:stop])
             if torch.is_grad_enabled() and size < frames:
-                out.append(checkpoint(layer, x[:, start:stop], seen, block, use_reentrant=False)[0])
+                out.append(checkpoint(layer, x[:, start:stop], seen, block, stored=True, use_reentrant=False)[0])
             else:
-                out.append(layer(x[:, start:stop], seen, block)[0])
+                out.append(layer(x[:, start:stop], seen, block, stored=True)[0])
         return torch.cat(out, dim=1)
 
     def _frames_at_once(self, x: Tensor, history: History | None) -> int:

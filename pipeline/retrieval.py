@@ -16,8 +16,8 @@ from torch import Tensor
 
 Window = tuple[Tensor, Tensor]  # (first, stop) [B, Q] int64 each: frames first <= t < stop of each query frame
 
-# Scores that exist at once. On a CPU so few that they stay in its cache, or nearly.
-BLOCK_CPU, BLOCK_GPU = 2**22, 2**27
+# Bytes of scores that exist at once. On a CPU so few that they stay in its cache, or nearly.
+BLOCK_CPU, BLOCK_GPU = 2**24, 2**29
 # Rows of a block, at least: of a block of many query frames more keys are multiplied in vain.
 BLOCK_ROWS = 8
 # Frames of keys that are multiplied together, on a CPU: matrices whose sides are not multiples of 32 take longer.
@@ -68,7 +68,8 @@ def _nearest_of(queries: Tensor, keys: Tensor, first: Tensor, stop: Tensor, k: i
     keys = keys[:, :, frames].flatten(0, 1).flatten(1, 2).to(dtype)  # [B*H, T*N, d]
     sequence = torch.arange(batch, device=queries.device).repeat_interleave(heads)
     room = keys.new_empty(0)
-    for rows, at in _blocks(batch * heads, asking, tokens * tokens * (frames.stop - frames.start), queries.device):
+    scores_of_frame = tokens * tokens * (frames.stop - frames.start)
+    for rows, at in _blocks(batch * heads, asking, scores_of_frame * dtype.itemsize, queries.device):
         begin, end = min(begins[at]), max(ends[at])
         end = min(frames.stop, begin + -(-(end - begin) // FRAMES_TOGETHER) * FRAMES_TOGETHER)
         if begin >= end:
@@ -80,7 +81,7 @@ def _nearest_of(queries: Tensor, keys: Tensor, first: Tensor, stop: Tensor, k: i
         if room.numel() < math.prod(shape):
             room = keys.new_empty(math.prod(shape))
         scores = room[: math.prod(shape)].view(shape)
-        torch.bmm(asked, some_keys.transpose(-1, -2), out=scores)
+        _products(asked, some_keys, scores)
         # What lies within every window need not be asked for.
         by_frame = scores.view(len(scores), -1, tokens, end - begin, tokens)
         for part in slice(begin, max(all_begin[at])), slice(max(begin, min(one_ends[at])), end):
@@ -94,15 +95,25 @@ def _nearest_of(queries: Tensor, keys: Tensor, first: Tensor, stop: Tensor, k: i
     return index.unflatten(0, (batch, heads)), best.unflatten(0, (batch, heads))
 
 
+def _products(queries: Tensor, keys: Tensor, out: Tensor) -> None:
+    """Inner products of queries [R, q, d] and keys [R, M, d], row by row, into out [R, q, M]."""
+    if queries.device.type != "cpu" or queries.dtype != torch.bfloat16:
+        torch.bmm(queries, keys.transpose(-1, -2), out=out)
+        return
+    # Keys are part of a larger buffer: a batched product in bf16 would copy them, and take twice as long.
+    for some_queries, some_keys, scores in zip(queries, keys, out, strict=True):
+        torch.mm(some_queries, some_keys.T, out=scores)
+
+
 def product_dtype(x: Tensor) -> torch.dtype:
     """What autocast would multiply x in (a product into memory that is there is none of its business)."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _blocks(rows: int, frames: int, scores: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
-    """Slices of rows and of their query frames that have few enough scores together; each frame has `scores`."""
-    fit = max(1, (BLOCK_CPU if device.type == "cpu" else BLOCK_GPU) // scores)  # query frames
+def _blocks(rows: int, frames: int, size: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Slices of rows and of their query frames with few enough scores together: those of a frame have `size` bytes."""
+    fit = max(1, (BLOCK_CPU if device.type == "cpu" else BLOCK_GPU) // size)  # query frames
     rows_at_once = min(rows, max(BLOCK_ROWS, fit // frames))
     frames_at_once = max(1, fit // rows_at_once)
     for row in range(0, rows, rows_at_once):
@@ -116,14 +127,16 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         where = _largest(scores, k)
         return scores.gather(-1, where), where
     # The bits of floats, taken for integers, have the floats' order. Only negative ones, which are negative as integers
-    # too, have the reverse one among themselves: that matters if such a one is chosen.
+    # too, have the reverse one among themselves: that matters to the few queries that have to choose such a one.
     bits = scores.view(BITS[scores.dtype])
     where = _largest(bits, k)
     best = scores.gather(-1, where)
-    if not (best > 0).all():
+    wrong = (best <= 0).any(-1)
+    if wrong.any():
         most = torch.iinfo(bits.dtype)
-        where = _largest(bits ^ ((bits >> most.bits - 1) & most.max), k)
-        best = scores.gather(-1, where)
+        bits = bits[wrong]
+        again = _largest(bits ^ ((bits >> most.bits - 1) & most.max), k)
+        where[wrong], best[wrong] = again, scores[wrong].gather(-1, again)
     return best, where
 
 
@@ -134,7 +147,7 @@ def _largest(values: Tensor, k: int) -> Tensor:
     groups' members need to be looked at again.
     """
     count = values.shape[-1]
-    if count < 16 * k:
+    if count < 12 * k:
         return _select(values, torch.arange(count, dtype=torch.int32, device=values.device), count, k)
     # By measurement: larger groups cost more members, smaller ones more rounds.
     size = max(4, 2 ** int(math.log2(count / k) / 3))
