@@ -49,6 +49,41 @@ def test_a_playlist_posing_as_a_video_reads_no_other_file(secret, tmp_path, kind
     assert found.jpegs == [] and found.reason and found.reason.startswith("no frame decodes (")
 
 
+def alias(name: str) -> bytes:
+    """A QuickTime data reference: the samples are in the file of this name, in the same folder."""
+    path = b":" + name.encode()
+    path += bytes(len(path) % 2)
+    record = bytes(10 + 28 + 12 + 64 + 16) + struct.pack(">HH", 1, 1) + bytes(16)
+    record += struct.pack(">HH", 2, len(path)) + path + struct.pack(">HH", 0xFFFF, 0)
+    return struct.pack(">I4sI", 12 + len(record), b"alis", 0) + record
+
+
+def with_data_reference(movie: bytes, entry: bytes) -> bytes:
+    """A QuickTime movie's header without its samples, which it says are where `entry` points."""
+    end = movie.index(b"mdat") - 4
+    found = movie.index(b"url ", movie.index(b"dref")) - 4  # of the one track
+    size = struct.unpack_from(">I", movie, found)[0]
+    grown = bytearray(movie[:found] + entry + movie[found + size : end])
+    for box in (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"):
+        at = grown.index(box) - 4
+        struct.pack_into(">I", grown, at, struct.unpack_from(">I", grown, at)[0] + len(entry) - size)
+    return bytes(grown)
+
+
+def test_a_movie_whose_samples_are_another_files_reads_no_other_file(secret, tmp_path):
+    movie, posing = tmp_path / "movie.mov", tmp_path / "posing.mov"
+    run_ffmpeg("-i", str(secret), "-c", "copy", "-movflags", "+faststart", str(movie))
+    posing.write_bytes(with_data_reference(movie.read_bytes(), alias("movie.mov")))
+    # ffmpeg would follow the reference if it were told to.
+    run_ffmpeg("-enable_drefs", "1", "-i", str(posing), "-frames:v", "1", str(tmp_path / "leaked.png"))
+    assert (tmp_path / "leaked.png").exists()
+
+    assert ledger.examine("v", posing).status == "corrupt"
+    assert packets.unneeded(posing, frames._rate(5), deadline=time.monotonic() + 60) == []
+    found = sample(posing)
+    assert found.jpegs == [] and found.reason and found.reason.startswith("no frame decodes (")
+
+
 def png(width: int, height: int) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
