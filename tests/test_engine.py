@@ -121,6 +121,21 @@ class Refuse(Say):
         raise ValueError(f"{len(items)} videos are absent")
 
 
+@dataclass(frozen=True)
+class OnAFullDisk(Say):
+    """What is written into the folder meets the kernel's own ENOSPC."""
+
+    folder: Path
+
+    def __call__(self, items, *, cores):
+        def opened(aside):
+            full = self.folder in aside.parents  # a worker may go on to another test
+            return Path("/dev/full").open("wb", buffering=0) if full else aside.open("wb")
+
+        shards._open = opened
+        return self.rows(items)
+
+
 def work(folder: Path, compute: Say = Say(), **others) -> engine.Work:
     texts = {video_id: f"text of {video_id}" for video_id in IDS}
     return replace(engine.Work("say", folder, SCHEMA, 4, texts, texts, compute), **others)
@@ -176,6 +191,14 @@ def test_videos_that_always_fail_are_named_and_all_other_shards_are_made(cluster
     good = {f"shard-{number:05d}.parquet" for number in range(4) if number not in bad}
     assert contents(tmp_path / "shards") == {name: local[name] for name in good}
     assert on(cluster, work(tmp_path / "shards")).made == sum(shards.shard_of(i, 4) in bad for i in IDS)
+    assert contents(tmp_path / "shards") == local
+
+
+def test_a_disk_that_is_full_ends_the_run_and_leaves_the_shards_that_are_there(cluster, tmp_path, local):
+    on(cluster, work(tmp_path / "shards"))
+    texts = dict.fromkeys(IDS, "another text")
+    with pytest.raises(shards.DiskFull, match=r"no space left on the disk for .* is intact"):
+        on(cluster, work(tmp_path / "shards", OnAFullDisk(tmp_path), items=texts, fingerprints=texts))
     assert contents(tmp_path / "shards") == local
 
 
