@@ -15,7 +15,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-LOGITS_AT_ONCE = 2**20  # of which log-probabilities are made
+from pipeline.retrieval import top_k
+
+LOGITS_AT_ONCE = 2**21  # of which log-probabilities are made
 
 
 @torch.inference_mode()
@@ -42,7 +44,7 @@ def beam_search(
     """
     device = prefixes.device
     embed = model.get_input_embeddings()
-    cache = roomy_cache(model.config, prefixes.shape[1] + max_tokens)
+    cache = roomy_cache(model.config, prefixes.shape[1] + max_tokens, shared=prefixes.shape[1])
     running = torch.arange(len(prefixes), device=device)  # which segments are still searched
     scores = torch.zeros(len(prefixes), 1, device=device)  # [S, N]: one beam until the first token
     tokens = torch.empty(len(prefixes), 1, 0, dtype=torch.int64, device=device)  # [S, N, L so far]
@@ -92,10 +94,12 @@ def continue_beams(logits: Tensor, scores: Tensor, count: int) -> tuple[Tensor, 
     # Some segments at a time, in memory that is used again: that of all, fresh, would take as long as the arithmetic.
     at_once = max(1, LOGITS_AT_ONCE // logits[0].numel())
     for some, of_beams in zip(logits.split(at_once), scores.split(at_once), strict=True):
-        continued = (some.float().log_softmax(-1) + of_beams[..., None]).flatten(1)  # [s, N * V]
-        found.append(continued.topk(min(count, continued.shape[1])))
-    candidates, places = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return candidates, places // logits.shape[-1], places % logits.shape[-1]
+        _, words = top_k(some, min(count, some.shape[-1]))  # of each beam [s, N, C]: the segment's are among them
+        continued = (some.float().log_softmax(-1).gather(-1, words) + of_beams[..., None]).flatten(1)  # [s, N * C]
+        best, places = continued.topk(min(count, continued.shape[1]))
+        found.append((best, places // words.shape[-1], words.flatten(1).gather(1, places)))
+    candidates, parents, words = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return candidates, parents, words
 
 
 def stay_in_place(parents: Tensor) -> Tensor:
@@ -116,22 +120,24 @@ def stay_in_place(parents: Tensor) -> Tensor:
     return torch.empty_like(parents).scatter(1, inherited_first, heirs_first)
 
 
-def roomy_cache(config: Any, tokens: int) -> DynamicCache:
+def roomy_cache(config: Any, tokens: int, *, shared: int) -> DynamicCache:
     """The model's own kind of cache, with room for `tokens` in the layers that keep all of them.
+
+    The first `shared` are a segment's prefix, the same in the rows of all its beams.
 
     Other layers (sliding windows, states of linear attention) stay as transformers made them.
     """
     cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer(tokens) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [RoomyLayer(tokens, shared) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
 class RoomyLayer(DynamicLayer):
     """Keys and values of one layer in memory that is there from the start; `keys` and `values` are what is filled."""
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, tokens: int, shared: int) -> None:
         super().__init__()
-        self.tokens = tokens
+        self.tokens, self.shared = tokens, shared
         self.rooms: list[Tensor] = []  # of keys and of values: [R, H, tokens, width of a head]
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -145,7 +151,11 @@ class RoomyLayer(DynamicLayer):
         return self._show(len(key_states), filled + key_states.shape[2])
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Let row i be what row beam_idx[i] was. There may be more rows than before, or fewer."""
+        """Let row i be what row beam_idx[i] was. There may be more rows than before, or fewer.
+
+        While there are as many no segment has left, and rows take the place of others of their segment.
+        """
+        assert self.keys is not None
         filled, rows = self.get_seq_length(), len(beam_idx)
         if rows > len(self.rooms[0]):
             smaller, self.rooms = self.rooms, [self._room(room, rows) for room in self.rooms]
@@ -153,8 +163,9 @@ class RoomyLayer(DynamicLayer):
                 room[:, :, :filled] = old[beam_idx, :, :filled]
         else:
             moved = (beam_idx != torch.arange(rows, device=beam_idx.device)).nonzero()[:, 0]
+            since = self.shared if rows == len(self.keys) else 0
             for room in self.rooms:
-                room[moved, :, :filled] = room[beam_idx[moved], :, :filled]
+                room[moved, :, since:filled] = room[beam_idx[moved], :, since:filled]
         self._show(rows, filled)
 
     def _room(self, like: Tensor, rows: int) -> Tensor:

@@ -167,7 +167,7 @@ def test_a_half_precision_decoder_is_searched_in_its_own_precision():
 @settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_a_roomy_layer_holds_what_transformers_own_holds(data):
-    roomy, own = RoomyLayer(30), DynamicLayer()
+    roomy, own = RoomyLayer(30, shared=0), DynamicLayer()
     rows = data.draw(st.integers(1, 4))
     for _ in range(data.draw(st.integers(1, 6))):
         states = [torch.randn(rows, 2, data.draw(st.integers(1, 3)), width) for width in (3, 5)]
