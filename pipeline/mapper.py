@@ -335,7 +335,8 @@ class TransformerMapper(nn.Module):
                 seen = replace(history, keys=history.keys[:, :, :until], values=history.values[:, :, :until])
             block = Moments(moments.frame[:, start:stop], moments.segment_start[:, start:stop])
             if torch.is_grad_enabled() and size < frames:
-                out.append(checkpoint(layer, x[:, start:stop], seen, block, stored=True, use_reentrant=False)[0])
+                # Not as stored: the gradient of a few frames of the history would be as large as all of it.
+                out.append(checkpoint(layer, x[:, start:stop], seen, block, use_reentrant=False)[0])
             else:
                 out.append(layer(x[:, start:stop], seen, block, stored=True)[0])
         return torch.cat(out, dim=1)
