@@ -85,20 +85,16 @@ class Attention(nn.Module):
         history: History | None,
         moments: Moments,
         *,
-        stored: bool = False,
+        own: History | None = None,
         attended: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """x [B, Q, N, D] -> [B, Q, N, D]; and, if wanted, MemoryAttention's [B, H, Q, T] of attention paid.
 
         Args:
-            stored: whether these frames are the last of the history.
+            own: what `store` gave of x, if it is known.
         """
         queries = F.normalize(self._split(self.query(x)), dim=-1)  # [B, H, Q, N, d]
-        if stored and history is not None:
-            since = history.keys.shape[2] - x.shape[1]
-            local = History(history.keys[:, :, since:], history.values[:, :, since:])
-        else:
-            local = self.store(x)
+        local = own or self.store(x)
         scale = self.log_scale.exp().view(-1, 1, 1, 1)
         logits = scale * (queries @ local.keys.transpose(-1, -2))  # [B, H, Q, N, N]
         paid = None
@@ -134,11 +130,11 @@ class Layer(nn.Module):
         history: History | None,
         moments: Moments,
         *,
-        stored: bool = False,
+        own: History | None = None,
         attended: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """As Attention's."""
-        out, paid = self.attention(self.norm1(x), history, moments, stored=stored, attended=attended)
+        out, paid = self.attention(self.norm1(x), history, moments, own=own, attended=attended)
         x = x + out
         return x + self.feed_forward(self.norm2(x)), paid
 
@@ -266,11 +262,12 @@ class TransformerMapper(nn.Module):
         if not torch.is_grad_enabled():
             x = x.to(product_dtype(x))  # half the bytes between the layers, too
         for number in range(1, top + 1):
-            layer, history = self._layer(number), None
+            layer, own, history = self._layer(number), None, None
             if number in self.memory.layers:
-                history = histories[number] = keep(number, layer.store(x))
+                own = layer.store(x)
+                history = histories[number] = keep(number, own)
             if number < top:
-                x = self._blockwise(layer, x, history, moments)
+                x = self._blockwise(layer, x, own, history, moments)
         return histories
 
     def recall(self, embeddings: Tensor, remembered: Remembered | None, moments: Moments) -> Recalled:
@@ -319,7 +316,9 @@ class TransformerMapper(nn.Module):
         clip = self.project(embeddings).unflatten(-1, (self.config.clip_tokens, -1))  # [B, T, C, D]
         return torch.cat([clip, self.constants.expand(*clip.shape[:2], -1, -1)], dim=2)  # [B, T, N, D]
 
-    def _blockwise(self, layer: nn.Module, x: Tensor, history: History | None, moments: Moments) -> Tensor:
+    def _blockwise(
+        self, layer: nn.Module, x: Tensor, own: History | None, history: History | None, moments: Moments
+    ) -> Tensor:
         """`layer` over blocks of query frames, each computed again when its gradient is wanted.
 
         So a long sequence costs what goes into a layer and what comes out of it, not what happens in between.
@@ -335,10 +334,11 @@ class TransformerMapper(nn.Module):
                 seen = replace(history, keys=history.keys[:, :, :until], values=history.values[:, :, :until])
             block = Moments(moments.frame[:, start:stop], moments.segment_start[:, start:stop])
             if torch.is_grad_enabled() and size < frames:
-                # Not as stored: the gradient of a few frames of the history would be as large as all of it.
+                # Without what it stored: the gradient of a few frames of that would be as large as all of it.
                 out.append(checkpoint(layer, x[:, start:stop], seen, block, use_reentrant=False)[0])
             else:
-                out.append(layer(x[:, start:stop], seen, block, stored=True)[0])
+                of_block = own and History(own.keys[:, :, start:stop], own.values[:, :, start:stop])
+                out.append(layer(x[:, start:stop], seen, block, own=of_block)[0])
         return torch.cat(out, dim=1)
 
     def _frames_at_once(self, x: Tensor, history: History | None) -> int:
