@@ -10,11 +10,12 @@ captioned from its last frame; everything before that frame reaches it through t
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from pipeline.keyframes import keyframe_weights, soft_keyframes
 from pipeline.memory import History, MemoryAttention, MemoryConfig, Moments, Remembered
@@ -322,23 +323,35 @@ class TransformerMapper(nn.Module):
         """`layer` over blocks of query frames, each computed again when its gradient is wanted.
 
         So a long sequence costs what goes into a layer and what comes out of it, not what happens in between.
+
+        Args:
+            own: what the layer stores of x, if it is a memory layer.
         """
-        out, frames = [], x.shape[1]
+        frames = x.shape[1]
         if not frames:  # a stream has none to remember before a segment that begins with it
             return x
         size = self._frames_at_once(x, history)
-        for start in range(0, frames, size):
-            stop, seen = min(start + size, frames), history
-            if history is not None:
-                until = history.keys.shape[2] - frames + stop
+        blocks = [slice(start, min(start + size, frames)) for start in range(0, frames, size)]
+
+        def of(block: slice) -> Moments:
+            return Moments(moments.frame[:, block], moments.segment_start[:, block])
+
+        if torch.is_grad_enabled() and len(blocks) > 1:
+
+            def run(block: slice, x: Tensor, *history: Tensor) -> Tensor:
+                return layer(x, History(history[0], history[1]) if history else None, of(block))[0]
+
+            shared = (history.keys, history.values) if history else ()
+            parameters = [parameter for parameter in layer.parameters() if parameter.requires_grad]
+            return _InBlocks.apply(run, blocks, x, len(shared), *shared, *parameters)
+        out = []
+        for block in blocks:
+            seen, of_block = history, own
+            if history and own:
+                until = history.keys.shape[2] - frames + block.stop
                 seen = replace(history, keys=history.keys[:, :, :until], values=history.values[:, :, :until])
-            block = Moments(moments.frame[:, start:stop], moments.segment_start[:, start:stop])
-            if torch.is_grad_enabled() and size < frames:
-                # Without what it stored: the gradient of a few frames of that would be as large as all of it.
-                out.append(checkpoint(layer, x[:, start:stop], seen, block, use_reentrant=False)[0])
-            else:
-                of_block = own and History(own.keys[:, :, start:stop], own.values[:, :, start:stop])
-                out.append(layer(x[:, start:stop], seen, block, own=of_block)[0])
+                of_block = History(own.keys[:, :, block], own.values[:, :, block])
+            out.append(layer(x[:, block], seen, of(block), own=of_block)[0])
         return torch.cat(out, dim=1)
 
     def _frames_at_once(self, x: Tensor, history: History | None) -> int:
@@ -353,6 +366,48 @@ class TransformerMapper(nn.Module):
             neighbours = self.memory.k * (2 * head_width if torch.is_grad_enabled() else 8)
             numbers += heads * (2 * min(frames * tokens, neighbours) + frames)
         return max(1, BLOCK_NUMBERS // (batch * tokens * numbers))
+
+
+class _InBlocks(torch.autograd.Function):
+    """What `run` makes of blocks of x [B, T, N, D], each computed again when its gradient is wanted.
+
+    As torch.utils.checkpoint of each block, but gradients are summed in place: autograd would make one as large as x,
+    and one as large as all keys, for each block, and leave the process's memory in pieces that no other tensor fits.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, run: Callable[..., Tensor], blocks: list[slice], x: Tensor, shared: int, *others: Tensor
+    ) -> Tensor:
+        """
+        Args:
+            run: called with a block, x of that block, and the shared tensors.
+            others: the `shared` tensors that every block sees, then the parameters that `run` uses.
+        """
+        kind = x.device.type
+        ctx.autocast = kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+        ctx.run, ctx.blocks, ctx.shared = run, blocks, shared
+        ctx.save_for_backward(x, *others)
+        out = torch.empty_like(x)
+        for block in blocks:
+            out[:, block] = run(block, x[:, block], *others[:shared])
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
+        x, *others = ctx.saved_tensors
+        shared = [tensor.detach().requires_grad_() for tensor in others[: ctx.shared]]
+        of_x, *of_others = (torch.zeros_like(tensor) for tensor in (x, *others))
+        for block in ctx.blocks:
+            with torch.enable_grad(), torch.autocast(*ctx.autocast):
+                of_block = x[:, block].detach().requires_grad_()
+                out = ctx.run(block, of_block, *shared)
+            inputs = [of_block, *shared, *others[ctx.shared :]]
+            sums = [of_x[:, block], *of_others]
+            for total, part in zip(sums, torch.autograd.grad(out, inputs, of_out[:, block]), strict=True):
+                total += part
+        return None, None, of_x, None, *of_others
 
 
 class MlpMapper(nn.Module):

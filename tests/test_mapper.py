@@ -33,3 +33,28 @@ def test_a_long_segment_keeps_less_of_each_frame_than_a_short_one_may(monkeypatc
     at_once = kept_for_backward(128, "through")
     monkeypatch.setattr(mapper_module, "BLOCK_NUMBERS", 2**15)
     assert kept_for_backward(128, "through") < 0.5 * at_once
+
+
+def test_a_long_segment_learns_in_blocks_what_it_would_at_once_also_in_bf16(monkeypatch):
+    torch.manual_seed(0)
+    memory = MemoryConfig((2, 3), 4, 64000, "joint", "age", "segment", "through", 0)
+    mapper = TransformerMapper(MapperConfig("transformer", 4, 2, 16, 2, 2, 8, 16), memory)
+    mapper.project.requires_grad_(False)
+    products = []
+    mapper.layers[1].attention.query.register_forward_hook(lambda *call: products.append(call[-1].dtype))
+    frames, moments = torch.randn(2, 40, 8), Moments(torch.tensor([[39], [20]]), torch.zeros(2, 1, dtype=torch.int64))
+
+    def learned(dtype: torch.dtype) -> torch.Tensor:
+        mapper.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            prefixes = mapper(frames, moments)
+        prefixes.square().sum().backward()  # not in the context, as in training
+        return torch.cat([p.grad.flatten() for p in mapper.parameters() if p.requires_grad])
+
+    at_once = {dtype: learned(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    monkeypatch.setattr(mapper_module, "BLOCK_NUMBERS", 2**15)
+    torch.testing.assert_close(learned(torch.float32), at_once[torch.float32], rtol=1e-4, atol=1e-4)
+    products.clear()
+    in_blocks = learned(torch.bfloat16)
+    assert len(products) > 2 and set(products) == {torch.bfloat16}  # computed again as it was computed
+    assert (in_blocks - at_once[torch.bfloat16]).norm() < 0.05 * in_blocks.norm()
