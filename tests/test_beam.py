@@ -167,8 +167,11 @@ def test_a_half_precision_decoder_is_searched_in_its_own_precision():
 @settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_a_roomy_layer_holds_what_transformers_own_holds(data):
-    roomy, own = RoomyLayer(30, shared=0), DynamicLayer()
+    roomy, own = RoomyLayer(30, shared=data.draw(st.sampled_from([0, 2]))), DynamicLayer()
     rows = data.draw(st.integers(1, 4))
+    prefix = [torch.randn(1, 2, 2, width).expand(rows, -1, -1, -1) for width in (3, 5)]  # of one segment's beams
+    roomy.update(*prefix)
+    own.update(*prefix)
     for _ in range(data.draw(st.integers(1, 6))):
         states = [torch.randn(rows, 2, data.draw(st.integers(1, 3)), width) for width in (3, 5)]
         states[1] = states[1][:, :, :1].expand(-1, -1, states[0].shape[2], -1)
