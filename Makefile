@@ -1,28 +1,37 @@
 # make demo      see it work: both variants on the built-in dataset, and what the memory changes
-# make ablation  what each setting of the memory does: 12 variants, 3 seeds each -> docs/results.md (3 pretrainings, 36 trainings; 1 1/4 hours)
-# make retry     download again what failed for a reason that can pass, and bring up to date what hangs on it
-# make app       caption your own videos on a page: open the address that it says (after make demo)
+# make plan      what a run of params.yaml will cost on this machine: seconds, disk and memory of each stage
+# make ablation  what each setting of the memory does: 19 variants, 3 seeds each -> docs/results.md (3 pretrainings, 57 trainings; hours)
+# make gap       why images and texts of one encoder lie apart, and what it costs: docs/gap.md (minutes, after make demo)
+# make attend    an LSTM that looks at a video net's features: four kinds of attention, and explanations that are scored (after make demo)
+# make questions what glimpses of a video answer, and what a memory of every frame: 6 models -> docs/results.md (after make demo)
+# make retry     download again what failed for a temporary reason, and update everything downstream
+# make app       caption your own videos on a page: open the address it prints (after make demo)
 # make test      check it: lint, types, tests
 # make lint      the first two of those
-# make lock      pin requirements*.txt anew from requirements*.in
+# make deps      write into dvc.yaml which modules each stage imports
+# make lock      pin requirements*.txt again, from requirements*.in
 # make clean     remove the environment and the tools' caches; data, models and metrics stay
 #
-# Each makes the environment it needs in .venv, from Python 3.11 or 3.12, and installs nothing outside this folder.
+# Each makes the environment it needs in .venv, from Python 3.11 to 3.14, and installs nothing outside this folder.
+#
+# This folder may lie anywhere and be called anything: recipes name files relative to it, so that no path has to survive the
+# shell, and nothing outside it can be removed.
 
-.PHONY: help demo ablation app retry test lint lock clean
+.PHONY: help history demo demo-frames@videos demo-frames@pictures+backbones demo-embed@videos \
+    demo-embed@pictures+pretrain demo-baseline demo-memory plan ablation attend gap questions app retry test lint deps lock clean
 .DELETE_ON_ERROR:
 
-# The first Python that is new enough and can make environments (Debian's python3 without python3-venv cannot).
-USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])
-PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
-    "$$p" -c "$(USABLE)" >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
+# The first Python that is new enough and can make environments (Debian's python3 without python3-venv cannot). Asked by
+# running it: pyenv leaves a python3.13 on the path that only says that it is not activated.
+USABLE := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))
+PYTHONS := python3.12 python3.11 python3.13 python3.14 python3 python
 
 # First on the path, so that the `python` in dvc.yaml is the environment's. (A named shell, because macOS's make looks
 # simple commands up on the path it was started with.)
 SHELL := bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-export UV_CACHE_DIR := $(CURDIR)/.venv/uv-cache
+export UV_CACHE_DIR := .venv/uv-cache
 
 # DVC's experiments are commits, which git refuses to make for nobody.
 ifeq ($(and $(shell git config user.name),$(shell git config user.email)),)
@@ -35,32 +44,74 @@ endif
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
-demo: .venv/installed
+# DVC's experiments are commits, and the tests copy what git tracks: a downloaded archive has neither.
+history:
+	@[ -e .git ] && git rev-parse -q --verify HEAD >/dev/null 2>&1 || { echo "error: this folder has no git history. Clone the project" \
+	    "with git, or type here: git init && git add -A && git commit -m start" >&2; exit 1; }
+
+# What needs nothing of each other runs side by side, a core each: most of it computes on one thread. Of each pair the second
+# is shown; the first keeps out of its way (nice), and is shown if it fails.
+demo: export OMP_NUM_THREADS := 1
+demo: history .venv/installed
 	@for name in baseline memory; do dvc exp remove -q $$name >/dev/null 2>&1 || true; done  # of an earlier demo
-	dvc exp run -n baseline -S memory.enabled=false
-	dvc exp run -n memory -S memory.enabled=true
+	@mkdir -p .dvc/tmp
+	dvc repro download@pictures download@videos
+	@$(MAKE) -j2 --no-print-directory demo-frames@videos demo-frames@pictures+backbones
+	@$(MAKE) -j2 --no-print-directory demo-embed@videos demo-embed@pictures+pretrain
+	@rm -f .dvc/tmp/baseline.log
+	@$(MAKE) -j2 --no-print-directory demo-baseline demo-memory
 	dvc metrics diff baseline memory
 	python -m pipeline.compare baseline memory
 	python -m pipeline.report baseline memory
 	@echo
 	@echo 'Scores are in percent; "CIDEr.order" is CIDEr of the segments of kind "order" (README.md says what the kinds are).'
-	@echo 'Where to look next: metrics/report.html (open it in a browser), data/captions.csv (what it said), metrics/segments.parquet (how right each caption is),'
-	@echo 'data/activitynet/videos (what it saw), params.yaml (every number; try: dvc exp run -S memory.k=32), and README.md.'
+	@echo 'Where to look next: metrics/report.html (open it in a browser), data/captions.csv (the captions), metrics/segments.parquet (the scores of each),'
+	@echo 'data/videos/media (the videos), params.yaml (every number; try: dvc exp run -S memory.k=32), and README.md.'
 	@echo 'dvc is in .venv/bin: source .venv/bin/activate'
 
-ablation: .venv/installed
-	@# ablation/pipeline.yaml says why DVC sees it only meanwhile, also if it is interrupted
-	trap 'rm -f ablation/dvc.yaml' EXIT; cp ablation/pipeline.yaml ablation/dvc.yaml && dvc repro ablation/dvc.yaml
+# --single-item: not what comes before them, of which DVC lets one command at a time make sure.
+REPRO := dvc --wait-for-lock repro --single-item
 
-retry: .venv/installed
+demo-frames@videos demo-embed@videos: demo-%:
+	nice $(REPRO) $* >.dvc/tmp/$*.log 2>&1 || { cat .dvc/tmp/$*.log >&2; exit 1; }
+
+demo-frames@pictures+backbones demo-embed@pictures+pretrain: demo-%:
+	$(REPRO) $(subst +, ,$*)
+
+# In a folder of DVC's own, and so beside the other experiment, which has this one. DVC prepares one experiment at a time.
+demo-baseline:
+	dvc exp run --temp -n baseline -S memory.enabled=false >.dvc/tmp/baseline.log 2>&1 || { cat .dvc/tmp/baseline.log >&2; exit 1; }
+
+demo-memory:
+	@for _ in {1..600}; do grep -qsE '^(Reproducing|ERROR)' .dvc/tmp/baseline.log && break; sleep 0.1; done
+	dvc --wait-for-lock exp run -n memory -S memory.enabled=true
+
+plan: .venv/installed
+	python -m pipeline.plan
+
+ablation: history .venv/installed
+	dvc repro studies/ablation/dvc.yaml
+
+gap: history .venv/installed
+	dvc repro studies/gap/dvc.yaml
+	python -m studies.gap.show
+
+attend: history .venv/installed
+	dvc repro studies/attend/dvc.yaml
+	python -m studies.attend.table
+
+questions: history .venv/installed
+	dvc repro studies/questions/dvc.yaml
+
+retry: history .venv/installed
 	@# DVC takes the stages for up to date: nothing changed here, but the network may have.
-	dvc repro --force --single-item download@coco download@activitynet
+	dvc repro --force --single-item download@pictures download@videos
 	dvc repro
 
 app: .venv/installed
 	python -m pipeline.app
 
-test: lint
+test: history lint
 	OMP_NUM_THREADS=1 pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-dev
@@ -68,37 +119,43 @@ lint: .venv/installed-dev
 	ruff format --check
 	mypy
 
+deps: .venv/installed
+	python -m pipeline.deps
+
+# The same version of a package on every Python that is promised (fewest), or what is tested is not what runs elsewhere.
 # UV_CUSTOM_COMPILE_COMMAND is what the files' headers say made them.
 lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
 lock: .venv/bin/python
 	python -m pip install -q uv
 	for name in requirements requirements-dev requirements-ray requirements-s3; do \
-	    uv pip compile -q $$name.in -o $$name.txt --python-version 3.11 --universal \
+	    python -m uv pip compile -q $$name.in -o $$name.txt --python-version 3.11 --universal --fork-strategy fewest \
 	        --override requirements-overrides.txt --no-emit-index-url --no-emit-find-links || exit 1; \
 	done
-	@rm -rf $(UV_CACHE_DIR)
+	@rm -rf .venv/uv-cache
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	find bench docs pipeline stages studies tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
-	@test -n "$(PYTHON)" || { echo "error: found no Python 3.11 or 3.12 with venv and ensurepip (Debian and Ubuntu:" \
-	    "apt-get install python3-venv). Or name one: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
-	"$(PYTHON)" -m venv .venv
+	@for python in $${PYTHON:+"$$PYTHON"} $(if $(PYTHON),,$(PYTHONS)); do \
+	    "$$python" -c '$(USABLE)' >/dev/null 2>&1 && exec "$$python" -m venv .venv; \
+	done; \
+	echo "error: found no Python 3.11 to 3.14 with venv and ensurepip (tried $${PYTHON:-$(PYTHONS)}; Debian and Ubuntu:" \
+	    "apt-get install python3-venv). Name another: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1
 
 # uv installs in half pip's time, with the system's certificates as pip. It knows nothing of pip's settings (a mirror): where
 # it fails, pip does it.
 # --no-deps: the files name everything, and leave out what requirements-overrides.txt says.
-INSTALL = python -m pip install -q uv && uv pip install --system-certs --no-deps --compile-bytecode --python .venv/bin/python -r $< \
+INSTALL = python -m pip install -q uv && python -m uv pip install --system-certs --no-deps --compile-bytecode --python .venv/bin/python -r $< \
     || python -m pip install --no-deps -r $<
 
 .venv/installed: requirements.txt | .venv/bin/python
 	$(INSTALL)
-	@rm -rf $(UV_CACHE_DIR)
+	@rm -rf .venv/uv-cache
 	@touch $@
 
 .venv/installed-dev: requirements-dev.txt .venv/installed
 	$(INSTALL)
-	@rm -rf $(UV_CACHE_DIR)
+	@rm -rf .venv/uv-cache
 	@touch $@

@@ -1,4 +1,4 @@
-"""Beam search at three speeds: ClipCap's published one, transformers' generate, and pipeline/beam.py.
+"""Beam search at three speeds: ClipCap's published one, transformers' generate, and pipeline/language/beam.py.
 
     python -m bench.caption [--segments 40] [--beams 5] [--tokens 20] [--layers 12] [--width 768]
 
@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 
 from bench.step import random_gpt2
-from pipeline.beam import beam_search
 from pipeline.device import choose_device, keep_freed_memory
+from pipeline.language.beam import beam_search
 
 NO_END = -1  # an id that no token has
 Captions = list[list[int]]
@@ -49,14 +49,14 @@ def main() -> None:
     }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", default="cpu")
-    asked = parser.parse_args()
-    device = choose_device(asked.device)
-    torch.manual_seed(asked.seed)
-    model: Any = random_gpt2(asked.layers, asked.width, asked.vocabulary).eval()
+    options = parser.parse_args()
+    device = choose_device(options.device)
+    torch.manual_seed(options.seed)
+    model: Any = random_gpt2(options.layers, options.width, options.vocabulary).eval()
     model.to(device)
     half = copy.deepcopy(model).to(torch.bfloat16)
-    prefixes = torch.randn(asked.segments, asked.prefix, asked.width, device=device)  # [S, P, D]
-    how = {"beams": asked.beams, "max_tokens": asked.tokens}
+    prefixes = torch.randn(options.segments, options.prefix, options.width, device=device)  # [S, P, D]
+    how = {"beams": options.beams, "max_tokens": options.tokens}
     peers: dict[str, Callable[[int], Captions]] = {
         "published": lambda turn: [published(model, prefixes[turn % len(prefixes)], end=NO_END, **how)],
         "generate": lambda _: generate(model, prefixes, **how),
@@ -68,7 +68,7 @@ def main() -> None:
     for name, search in peers.items():
         if name == "ours":
             keep_freed_memory()
-        for turn in range(asked.rounds):
+        for turn in range(options.rounds):
             started = time.perf_counter()
             captions = search(turn)
             per_s[name] = max(per_s[name], len(captions) / (time.perf_counter() - started))
@@ -86,7 +86,7 @@ def main() -> None:
         same = f"{agree[name]} of {len(found[name])}"
         print(f"{name:<12}{per_s[name]:>12.2f}{per_s[name] / per_s['published']:>14.1f}{same:>18}")
     figures = {
-        **{name: getattr(asked, name) for name in ("segments", "beams", "tokens", "prefix", "layers", "width")},
+        **{name: getattr(options, name) for name in ("segments", "beams", "tokens", "prefix", "layers", "width")},
         "device": str(device),
         "threads": torch.get_num_threads(),
         "captions_per_s": {name: round(value, 3) for name, value in per_s.items()},

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,18 +30,19 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from bench.table import show
 from bench.usage import own_bytes, peak_bytes
-from pipeline import shards
-from pipeline.annotations import Segment
-from pipeline.captioner import Captioner, CaptionerConfig, build_captioner
+from pipeline.captioner.mapper import MapperConfig
+from pipeline.captioner.memory import MemoryConfig, Moments
+from pipeline.captioner.model import Captioner, CaptionerConfig, build_captioner
+from pipeline.captioner.sequences import make_examples
+from pipeline.captioner.training import set_trainable, train_captioner
+from pipeline.dataset.segments import Segment
 from pipeline.device import keep_freed_memory
-from pipeline.embeddings import read_embeddings
-from pipeline.mapper import MapperConfig
-from pipeline.memory import MemoryConfig, Moments
+from pipeline.features import shards
+from pipeline.features.embeddings import read_embeddings
+from pipeline.features.encoder import schema_of, to_table
+from pipeline.features.shards import VideoRows
 from pipeline.params import load_params
-from pipeline.sequences import make_examples
-from pipeline.shards import Made
-from pipeline.training import Optimization, set_trainable, train
-from stages.embed import schema_of, to_table
+from pipeline.training.loop import Optimization
 
 PROFILE = Path("profiles/activitynet.yaml")
 WIDTH = 512  # of ViT-B/32's embeddings
@@ -56,21 +58,21 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[750, 1500, 3000])
     parser.add_argument("--folder", type=Path, default=Path("models/unfinished"), help="a disk with room")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # one measurement, in a process of its own
-    asked = parser.parse_args()
-    if asked.measure:
-        kind, *arguments = json.loads(asked.measure)
+    options = parser.parse_args()
+    if options.measure:
+        kind, *arguments = json.loads(options.measure)
         keep_freed_memory()  # as the stages that train do
         print(json.dumps(train_on_dataset(*arguments) if kind == "dataset" else train_on_segment(*arguments)))
         return
     figures: dict[str, list[dict[str, Any]]] = {}
-    if asked.what != "segment":
-        asked.folder.mkdir(parents=True, exist_ok=True)
-        sizes = (asked.frames // 10, asked.frames)
-        figures["dataset"] = [measure("dataset", frames, str(asked.folder)) for frames in sizes]
+    if options.what != "segment":
+        options.folder.mkdir(parents=True, exist_ok=True)
+        sizes = (options.frames // 10, options.frames)
+        figures["dataset"] = [measure("dataset", frames, str(options.folder)) for frames in sizes]
         show(figures["dataset"])
-    if asked.what != "dataset":
+    if options.what != "dataset":
         figures["segment"] = [
-            measure("segment", frames, gradient) for gradient in ("detached", "through") for frames in asked.lengths
+            measure("segment", frames, gradient) for gradient in ("detached", "through") for frames in options.lengths
         ]
         show(figures["segment"])
     print(json.dumps(figures))
@@ -93,7 +95,9 @@ def train_on_dataset(frames: int, folder: str) -> dict[str, Any]:
         captioner = build_captioner(
             CaptionerConfig(
                 MapperConfig("transformer", 2, 2, 32, 1, 1, embedding_width=WIDTH, decoder_width=32),
-                MemoryConfig((1,), 8, 64000, "joint", "age", "video", "through", 0),
+                MemoryConfig(
+                    (1,), 8, 64000, "joint", "age", "video", "through", 0, -0.5, 30.0, 6.0, None, None, False, 5.0
+                ),
                 None,
             ),
             GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0)),
@@ -103,14 +107,16 @@ def train_on_dataset(frames: int, folder: str) -> dict[str, Any]:
             segments = [segment for video_id in videos for segment in segments_of(video_id)]
             copy = Path(temporary) / "work/embeddings"
             embeddings = read_embeddings(Path(temporary) / "embeddings", videos, copy)
-            examples = make_examples(segments, embeddings, scope="video", baseline_frame=None)
+            examples = make_examples(segments, embeddings, scope="video")
             captions = {caption for segment in segments for caption in segment.captions}
             started = time.perf_counter()
-            train(
+            train_captioner(
                 captioner,
                 examples,
                 {caption: [ord(letter) % 64 for letter in caption] for caption in captions},
-                Optimization(1, 64, None, "adamw", 1e-3, 0.01, 10, 1, "32-true", 1, "cpu", 0),
+                Optimization(1, 64, "adamw", 1e-3, 0.01, 1.0, 10, 1, "32-true", 1, "cpu", 0),
+                captions_drawn=None,
+                age_rate_factor=0.1,
                 name="bench",
                 work=Path(temporary) / "work",
             )
@@ -129,7 +135,7 @@ def write(folder: str, videos: int) -> None:
     schema = schema_of(WIDTH)
     random = np.random.default_rng(0).standard_normal((VIDEO_FRAMES, WIDTH), dtype=np.float32).astype(np.float16)
 
-    def compute(video_ids: list[str]) -> Iterator[Made]:
+    def compute(video_ids: list[str]) -> Iterator[VideoRows]:
         for video_id in video_ids:
             table = pa.table(
                 {
@@ -138,7 +144,7 @@ def write(folder: str, videos: int) -> None:
                     "timestamp_s": np.arange(VIDEO_FRAMES) / FPS,
                 }
             )
-            yield Made(video_id, to_table(table, random, schema))
+            yield VideoRows(video_id, to_table(table, random, schema))
 
     fingerprints = {f"v{number:06d}": "made up" for number in range(videos)}
     shards.update(Path(folder) / "embeddings", schema=schema, shards=8, fingerprints=fingerprints, compute=compute)
@@ -155,7 +161,8 @@ def segments_of(video_id: str) -> list[Segment]:
 
 def train_on_segment(frames: int, gradient: str) -> dict[str, Any]:
     params = load_params(PROFILE)
-    memory = MemoryConfig(**{**params.memory.model_dump(exclude={"enabled"}), "gradient": gradient})
+    of_model = params.memory.model_dump(include={field.name for field in fields(MemoryConfig)})
+    memory = MemoryConfig(**{**of_model, "gradient": gradient})
     torch.manual_seed(0)
     decoder = GPT2LMHeadModel(GPT2Config())
     width = decoder.config.n_embd

@@ -1,4 +1,4 @@
-"""Does memory help? The memory against every one-frame baseline, and a memory of the video against one of the segment.
+"""Does memory help? The memory against every baseline, and a memory of the video against one of the segment.
 
     source .venv/bin/activate
     python -m bench.does_memory_help     # after `make demo`
@@ -18,21 +18,22 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.annotations import from_table
-from pipeline.compare import compare, read_scores, table
-from pipeline.scores import score
-from pipeline.shapes.grammar import captions, read_facts
+from pipeline.baselines import BASELINES
+from pipeline.compare import table
+from pipeline.dataset.segments import from_table
+from pipeline.dataset.shapes.grammar import captions, read_facts
+from pipeline.process import command
+from pipeline.scoring.paired import compare
+from pipeline.scoring.registry import headlines
+from pipeline.scoring.scorer import score
+from pipeline.scoring.segment_scores import read_scores
 
-SEGMENTS = Path("data/activitynet/segments.parquet")
+SEGMENTS = Path("data/videos/segments.parquet")
 
-SETTINGS = {
-    name: ["memory.enabled=false", f"finetune.baseline_frame={frame}"]
-    for name, frame in (("baseline", "last"), ("first", "first"), ("middle", "middle"), ("mean", "mean"))
-} | {
-    "segment": ["memory.enabled=true", "memory.scope=segment", "finetune.baseline_frame=last"],
-    "memory": ["memory.enabled=true", "memory.scope=video", "finetune.baseline_frame=last"],
+SETTINGS = {name: ["memory.enabled=false", f"baseline.frames={name}"] for name in BASELINES} | {
+    "segment": ["memory.enabled=true", "memory.scope=segment"],
+    "memory": ["memory.enabled=true", "memory.scope=video"],
 }
-SHOWN = ("CIDEr", "facts")
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def main() -> None:
     for name in SETTINGS:
         if name == "memory":
             continue
-        results = [r for r in compare(read_scores(name), memory) if r.metric in SHOWN]
+        results = [r for r in compare(read_scores(name), memory) if r.metric in {score.name for score in headlines()}]
         print(f"\n{name} -> memory")
         print(table(results, (name, "memory")))
         figures += [{"baseline": name, **asdict(r), "ratio": r.second / r.first if r.first else None} for r in results]
@@ -81,4 +82,4 @@ def experiment_exists(name: str) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    command.run("bench.does_memory_help", __doc__, main)

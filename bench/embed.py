@@ -9,7 +9,7 @@ the machine too, only the second means anything.
 
     fp32, bf16, autocast     the tower's forward on pixels in memory; bf16: weights cast once, autocast: at each step.
                              As many threads as cores, each with a batch of its own.
-    embed fp32, embed bf16   pipeline.encoder: from JPEGs in memory to embeddings, as the stage `embed` does
+    embed fp32, embed bf16   pipeline.features.encoder: from JPEGs in memory to embeddings, as the stage `embed` does
 
 With `--clip-video-encode`, the python of an environment that has it (docs/benchmarks.md says how to make one): the same
 videos (bench.frames makes them, 25 frames a second), sampled 5 times a second and embedded, model loading included.
@@ -38,11 +38,10 @@ from PIL import Image
 
 from bench.frames import make
 from bench.usage import cpu_s
-from pipeline import frames
-from pipeline.backbones import save_encoder
-from pipeline.cores import cores
-from pipeline.encoder import Encoder, load_encoder
-from pipeline.frames import Sampling, Source
+from pipeline.features import frames
+from pipeline.features.encoder import Encoder, load_encoder, save_encoder
+from pipeline.features.frames import Sampling, Source
+from pipeline.process.cores import cores
 
 CPU = torch.device("cpu")
 PIXELS = (398, 224)  # what a video of 640x360 becomes at a short side of 224
@@ -70,13 +69,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clip-video-encode", metavar="PYTHON")
     parser.add_argument("--seconds", type=float, default=60, help="length of each of four videos")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        weights = write_encoder(folder, asked.encoder)
-        figures = beside_the_bare_encoder(folder, asked)
-        if asked.clip_video_encode:
-            figures["clip_video_encode"] = beside_clip_video_encode(folder, weights, asked)
+        weights = write_encoder(folder, options.encoder)
+        figures = beside_the_bare_encoder(folder, options)
+        if options.clip_video_encode:
+            figures["clip_video_encode"] = beside_clip_video_encode(folder, weights, options)
     print(json.dumps(figures))
 
 
@@ -94,9 +93,9 @@ def write_encoder(folder: Path, name: str) -> Path:
     return folder / "weights.pt"
 
 
-def beside_the_bare_encoder(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
+def beside_the_bare_encoder(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     fp32, bf16 = (load_encoder(folder, device=CPU, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
-    jpegs = [jpeg(seed) for seed in range(asked.frames)]
+    jpegs = [jpeg(seed) for seed in range(options.frames)]
     pixels = torch.stack([fp32.preprocess.pixels(one) for one in jpegs])
     inputs = fp32.preprocess.normalised(pixels)  # [frames, 3, S, S]
     halves = inputs.bfloat16()
@@ -106,17 +105,17 @@ def beside_the_bare_encoder(folder: Path, asked: argparse.Namespace) -> dict[str
         found[name] = torch.as_tensor(embeddings).float()
 
     ways: dict[str, Callable[[], None]] = {
-        "fp32": lambda: remember("fp32", forward(fp32, inputs, asked.batch)),
-        "bf16": lambda: remember("bf16", forward(bf16, halves, asked.batch)),
-        "autocast": lambda: remember("autocast", forward(fp32, inputs, asked.batch, autocast=True)),
-        "embed fp32": lambda: remember("embed fp32", fp32.embed(jpegs, batch_size=asked.batch)),
-        "embed bf16": lambda: remember("embed bf16", bf16.embed(jpegs, batch_size=asked.batch)),
+        "fp32": lambda: remember("fp32", forward(fp32, inputs, options.batch)),
+        "bf16": lambda: remember("bf16", forward(bf16, halves, options.batch)),
+        "autocast": lambda: remember("autocast", forward(fp32, inputs, options.batch, autocast=True)),
+        "embed fp32": lambda: remember("embed fp32", fp32.embed(jpegs, batch_size=options.batch)),
+        "embed bf16": lambda: remember("embed bf16", bf16.embed(jpegs, batch_size=options.batch)),
     }
     for way in ways.values():
         way()
     wall: dict[str, list[float]] = {name: [] for name in ways}
     cpu: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(asked.rounds):
+    for _ in range(options.rounds):
         for name, way in ways.items():
             started, before = time.perf_counter(), cpu_s()
             way()
@@ -128,8 +127,8 @@ def beside_the_bare_encoder(folder: Path, asked: argparse.Namespace) -> dict[str
 
     rows = {
         name: {
-            "frames_per_s": round(asked.frames / statistics.median(wall[name]), 1),
-            "frames_per_cpu_s": round(asked.frames / statistics.median(cpu[name]), 1),
+            "frames_per_s": round(options.frames / statistics.median(wall[name]), 1),
+            "frames_per_cpu_s": round(options.frames / statistics.median(cpu[name]), 1),
             "of_the_bare_wall": ratio(wall, name.split()[-1], name),
             "of_the_bare_cpu": ratio(cpu, name.split()[-1], name),
             "times_fp32_cpu": ratio(cpu, "fp32", name),
@@ -143,7 +142,13 @@ def beside_the_bare_encoder(folder: Path, asked: argparse.Namespace) -> dict[str
             f"{name:<12}{row['frames_per_s']:>10}{row['frames_per_cpu_s']:>11}{row['times_fp32_cpu']:>8}"
             f"{row['of_the_bare_wall']:>19}{row['of_the_bare_cpu']:>7}{row['cosine']:>10}"
         )
-    return {"encoder": asked.encoder, "frames": asked.frames, "batch": asked.batch, "cores": cores(), "rows": rows}
+    return {
+        "encoder": options.encoder,
+        "frames": options.frames,
+        "batch": options.batch,
+        "cores": cores(),
+        "rows": rows,
+    }
 
 
 @torch.inference_mode()
@@ -171,21 +176,21 @@ def jpeg(seed: int) -> bytes:
     return file.getvalue()
 
 
-def beside_clip_video_encode(folder: Path, weights: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    paths = make(folder, asked.seconds, None, rate=SOURCE_FPS)
+def beside_clip_video_encode(folder: Path, weights: Path, options: argparse.Namespace) -> dict[str, Any]:
+    paths = make(folder, options.seconds, None, rate=SOURCE_FPS)
     per_s: dict[str, list[float]] = {"clip-video-encode": [], "ours fp32": [], "ours bf16": []}
-    for turn in range(asked.rounds):
+    for turn in range(options.rounds):
         out = folder / f"out-{turn}"
         out.mkdir()
         every = SOURCE_FPS // round(SAMPLING.fps)
-        arguments = [[str(path) for path in paths], str(out), every, asked.encoder, str(weights), cores()]
-        command = [asked.clip_video_encode, "-c", CLIP_VIDEO_ENCODE, json.dumps(arguments)]
+        arguments = [[str(path) for path in paths], str(out), every, options.encoder, str(weights), cores()]
+        command = [options.clip_video_encode, "-c", CLIP_VIDEO_ENCODE, json.dumps(arguments)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         seconds, count = json.loads(done.stdout.splitlines()[-1])
         per_s["clip-video-encode"].append(count / seconds)
         for name, dtype in (("ours fp32", torch.float32), ("ours bf16", torch.bfloat16)):
             started = time.perf_counter()
-            count = ours(paths, folder, dtype, asked)
+            count = ours(paths, folder, dtype, options)
             per_s[name].append(count / (time.perf_counter() - started))
     print(f"\n{'':<20}{'frames/s':>10}{'x clip-video-encode':>21}")
     figures = {}
@@ -196,14 +201,14 @@ def beside_clip_video_encode(folder: Path, weights: Path, asked: argparse.Namesp
     return figures
 
 
-def ours(paths: list[Path], folder: Path, dtype: torch.dtype, asked: argparse.Namespace) -> int:
+def ours(paths: list[Path], folder: Path, dtype: torch.dtype, options: argparse.Namespace) -> int:
     """Sample, write, load, read, embed; returns the number of frames."""
-    sources = [Source(path.stem, path, asked.seconds) for path in paths]
+    sources = [Source(path.stem, path, options.seconds) for path in paths]
     for one in frames.sample_all(sources, SAMPLING, workers=cores()):
         pq.write_table(frames.to_table(one, fps=SAMPLING.fps), folder / f"{one.video_id}.parquet", compression="none")
     encoder = load_encoder(folder, device=CPU, dtype=dtype)
     tables = ((path.stem, pq.read_table(path.with_suffix(".parquet"))["jpeg"]) for path in paths)
-    embedded = encoder.embed_videos(tables, batch_size=asked.batch, workers=cores())
+    embedded = encoder.embed_videos(tables, batch_size=options.batch, workers=cores())
     return sum(len(embeddings) for _, embeddings in embedded)
 
 

@@ -1,4 +1,4 @@
-"""Scoring: pycocoevalcap's tokenizer and scorers called in turn, and pipeline/scores.py.
+"""Scoring: pycocoevalcap's tokenizer and scorers called in turn, and pipeline/scoring/scorer.py.
 
     python -m bench.evaluate [--segments 5000] [--references 5] [--rounds 3] [--annotations FILE]
 
@@ -30,8 +30,9 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from bench.usage import cpu_s
-from pipeline.annotations import read_annotations
-from pipeline.scores import METRICS, score
+from pipeline.dataset.formats import read_annotations
+from pipeline.scoring.registry import of_corpus
+from pipeline.scoring.scorer import score
 
 WORDS = """
 man woman boy girl dog cat group crowd player child person team couple band lady horse runs walks jumps plays talks sits
@@ -47,20 +48,20 @@ def main() -> None:
     for name, value in {"segments": 5000, "references": 5, "rounds": 3, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--annotations", type=Path)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     os.environ["PATH"] = f"{JAVA.parent}{os.pathsep}{os.environ['PATH']}"  # where pycocoevalcap looks for Java
-    captions = make_captions(asked.segments, asked.references, asked.seed, asked.annotations)
+    captions = make_captions(options.segments, options.references, options.seed, options.annotations)
     peers: dict[str, Callable[[Captions], list[float]]] = {"in turn": in_turn, "ours": ours}
     wall = dict.fromkeys(peers, float("inf"))
     cpu = dict.fromkeys(peers, float("inf"))
     found = {}
-    for _ in range(asked.rounds):
+    for _ in range(options.rounds):
         for name, peer in peers.items():
             started, used = time.perf_counter(), cpu_s()
             found[name] = peer(captions)
             wall[name] = min(wall[name], time.perf_counter() - started)
             cpu[name] = min(cpu[name], cpu_s() - used)
-    print(f"{'':<10}{'seconds':>10}{'times':>8}{'CPU s':>10}{'times':>8}" + "".join(f"{m:>10}" for m in METRICS))
+    print(f"{'':<10}{'seconds':>10}{'times':>8}{'CPU s':>10}{'times':>8}" + "".join(f"{m:>10}" for m in of_corpus()))
     for name in peers:
         figures = f"{wall[name]:>10.2f}{wall['in turn'] / wall[name]:>8.2f}"
         figures += f"{cpu[name]:>10.2f}{cpu['in turn'] / cpu[name]:>8.2f}"
@@ -69,8 +70,8 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "segments": asked.segments,
-                "references": asked.references,
+                "segments": options.segments,
+                "references": options.references,
                 "cores": os.cpu_count(),
                 "seconds": {name: round(value, 3) for name, value in wall.items()},
                 "cpu_s": {name: round(value, 3) for name, value in cpu.items()},

@@ -43,11 +43,12 @@ from bench.step import (
     report_mapper,
     time_finetuning,
 )
-from pipeline.captioner import Captioner, CaptionerConfig
+from pipeline.baselines import LAST
+from pipeline.captioner.mapper import Layer, MapperConfig, TransformerMapper
+from pipeline.captioner.memory import Moments
+from pipeline.captioner.model import Captioner, CaptionerConfig
+from pipeline.captioner.training import set_trainable
 from pipeline.device import autocast, keep_freed_memory
-from pipeline.mapper import Layer, MapperConfig, TransformerMapper
-from pipeline.memory import Moments
-from pipeline.training import set_trainable
 
 CPU = torch.device("cpu")
 
@@ -97,32 +98,34 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--decoder-layers", type=int, default=12)
     parser.add_argument("--steps", type=int, default=3, help="timed of each contender; the median counts")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.manual_seed(0)
-    config, decoder = report_mapper(asked.layers, asked.width), random_gpt2(asked.decoder_layers, asked.width)
-    middle = asked.layers // 2
-    lengths = np.random.default_rng(0).integers(asked.frames[0], asked.frames[1] + 1, asked.segments)
+    config, decoder = report_mapper(options.layers, options.width), random_gpt2(options.decoder_layers, options.width)
+    middle = options.layers // 2
+    lengths = np.random.default_rng(0).integers(options.frames[0], options.frames[1] + 1, options.segments)
     rate = {"fp32": matmul_rate(torch.float32, CPU), "bf16": matmul_rate(torch.bfloat16, CPU)}
 
-    published = time_published(config, (middle, middle + 1), decoder, lengths, 5 * asked.steps)  # they are short
-    figures: dict = {"segments": asked.segments, "frames": int(lengths.sum()), "flops_per_s": rate, "finetune": {}}
-    figures["finetune"]["published"] = {"segments_per_s": asked.segments / published, "ratio": 1.0}
-    clipcap, _ = time_pretraining(config, decoder, (asked.segments, 1), "fp32", asked.steps, published=True)
+    published = time_published(config, (middle, middle + 1), decoder, lengths, 5 * options.steps)  # they are short
+    figures: dict = {"segments": options.segments, "frames": int(lengths.sum()), "flops_per_s": rate, "finetune": {}}
+    figures["finetune"]["published"] = {"segments_per_s": options.segments / published, "ratio": 1.0}
+    clipcap, _ = time_pretraining(config, decoder, (options.segments, 1), "fp32", options.steps, published=True)
     keep_freed_memory()  # as our stages do, and the published programs do not
     for gradient in ("detached", "through"):
         captioner = report_captioner(config, decoder, gradient)
-        some, at_once = (lengths[: asked.timed], asked.at_once) if gradient == "through" else (lengths, asked.segments)
+        some, at_once = (
+            (lengths[: options.timed], options.at_once) if gradient == "through" else (lengths, options.segments)
+        )
         for precision in ("fp32", "bf16"):
-            seconds, flops = time_finetuning(captioner, some, precision, at_once, asked.steps)
+            seconds, flops = time_finetuning(captioner, some, precision, at_once, options.steps)
             figures["finetune"][f"{gradient} {precision}"] = {
                 "segments_per_s": len(some) / seconds,
-                "ratio": len(some) / seconds / (asked.segments / published),
+                "ratio": len(some) / seconds / (options.segments / published),
                 "bf16_share": flops / seconds / rate["bf16"],
             }
     figures["pretrain"] = {"ClipCap's": {"segments_per_s": clipcap, "ratio": 1.0}}
     for precision in ("fp32", "bf16"):
-        for name, batch in {"": (asked.segments, 1), ", of five": (max(1, asked.segments // 5), 5)}.items():
-            per_s, flops_per_s = time_pretraining(config, decoder, batch, precision, asked.steps)
+        for name, batch in {"": (options.segments, 1), ", of five": (max(1, options.segments // 5), 5)}.items():
+            per_s, flops_per_s = time_pretraining(config, decoder, batch, precision, options.steps)
             figures["pretrain"][f"ours {precision}{name}"] = {
                 "segments_per_s": per_s,
                 "ratio": per_s / clipcap,
@@ -147,7 +150,7 @@ def time_published(
     """
     rows = len(lengths)
     mapper = PublishedMapper(config, memory_layers)
-    captioner = Captioner(CaptionerConfig(config, None, "last"), mapper, decoder)  # type: ignore[arg-type]
+    captioner = Captioner(CaptionerConfig(config, None, LAST), mapper, decoder)  # type: ignore[arg-type]
     # As published: the optimizer leaves GPT-2 alone, but its gradients are computed.
     decoder.requires_grad_(True)
     optimizer = torch.optim.AdamW(mapper.parameters(), lr=2e-5)
@@ -190,7 +193,7 @@ def time_pretraining(
     published: bool = False,
 ) -> tuple[float, float]:
     """Captions, and FLOPs of linear layers, per second of steps with so many pictures, and captions of each."""
-    captioner = Captioner(CaptionerConfig(config, None, "last"), TransformerMapper(config), decoder)
+    captioner = Captioner(CaptionerConfig(config, None, LAST), TransformerMapper(config), decoder)
     set_trainable(captioner, "frozen")
     decoder.requires_grad_(published)
     optimizer = torch.optim.AdamW(captioner.mapper.parameters(), lr=2e-5)

@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
 from bench.frames import run
-from bench.random_clip import write_random_clip
 from bench.usage import family, own_bytes
-from pipeline import annotations, ledger
-from pipeline.annotations import Segment
+from pipeline.dataset import ledger, verdict
+from pipeline.dataset.segments import Segment, to_table
+from tests.random_clip import write_random_clip
 
 ROOT = Path(__file__).resolve().parent.parent
-DATASET = "activitynet"
+DATASET = "videos"
 SHORT_S = 2
 LOOP_S = 60
 # Of one narrow layer, so that hours of frames take minutes; its input and its embeddings are as wide as ViT-B/32's.
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=1000)
     parser.add_argument("--hours", type=float, default=3.0)
     parser.add_argument("--size", default="320x224")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     columns = [
         "jpegs_mib",
@@ -50,14 +50,14 @@ def main() -> None:
     print(f"{'':<16}" + "".join(f"{name:>18}" for name in columns))
     with TemporaryDirectory() as temporary:
         short, loop, long = (Path(temporary) / f"{name}.mp4" for name in ("short", "loop", "long"))
-        pictures = f"testsrc2=s={asked.size}:r=5,noise=alls=20:allf=t"
+        pictures = f"testsrc2=s={options.size}:r=5,noise=alls=20:allf=t"
         for path, seconds in ((short, SHORT_S), (loop, LOOP_S)):
             run("-f", "lavfi", "-i", pictures, "-t", str(seconds), "-preset", "ultrafast", str(path))
-        run("-stream_loop", "-1", "-i", str(loop), "-t", str(asked.hours * 3600), "-c", "copy", str(long))
+        run("-stream_loop", "-1", "-i", str(loop), "-t", str(options.hours * 3600), "-c", "copy", str(long))
         for what, videos in (
             (f"one of {SHORT_S} s", [short]),
-            (f"{asked.videos:,} of {SHORT_S} s", [short] * asked.videos),
-            (f"one of {asked.hours:g} h", [long]),
+            (f"{options.videos:,} of {SHORT_S} s", [short] * options.videos),
+            (f"one of {options.hours:g} h", [long]),
         ):
             folder = Path(temporary) / what.replace(" ", "-")
             prepare(folder, videos)
@@ -76,17 +76,17 @@ def main() -> None:
 def prepare(folder: Path, videos: list[Path]) -> None:
     """What the stages read: params, videos with their ledger and segments, an encoder."""
     data = folder / "data" / DATASET
-    (data / "videos").mkdir(parents=True)
-    seen: dict[Path, ledger.Row] = {}
+    (data / "media").mkdir(parents=True)
+    seen: dict[Path, verdict.Row] = {}
     rows, segments = [], []
     for number, video in enumerate(videos):
         video_id = f"v_{number:06d}"
-        (data / "videos" / f"{video_id}.mp4").symlink_to(video)
-        one = seen.setdefault(video, ledger.examine("v", video))
-        rows.append(ledger.Row(video_id, one.status, one.reason, one.duration_s, one.bytes, one.sha256))
+        (data / "media" / f"{video_id}.mp4").symlink_to(video)
+        one = seen.setdefault(video, verdict.examine("v", video))
+        rows.append(verdict.Row(video_id, one.status, one.reason, one.duration_s, one.bytes, one.sha256))
         segments.append(Segment(f"{video_id}#0", video_id, "train", 0.0, float(one.duration_s or 1), ("x",), None))
     ledger.write(data / "ledger.parquet", rows)
-    pq.write_table(annotations.to_table(segments), data / "segments.parquet")
+    pq.write_table(to_table(segments), data / "segments.parquet")
     yaml = YAML()
     params = yaml.load((ROOT / "params.yaml").read_text())
     params["frames"]["short_side_px"] = 224

@@ -8,13 +8,12 @@ cropped to 640x360 and repeated. Every round measures each way once, one right a
 as there are cores:
 
     decode     ffmpeg -i FILE -f null, one thread: nothing is kept
-    thinned    the same without the packets that no frame needs
     scale      decode with the stage's filters: fps=5, scaled, and thrown away
-    plain      fps=5, scaled, as JPEG
-    frames     the stage's own: pipeline.frames.sample_all, which leaves out packets that no frame needs
+    frames     the stage's own, pipeline.features.frames.sample_all: fps=5, scaled, as JPEG
+    BT.709     the same, of the same files, which now say that their colours are BT.709's: they are converted
 
 A ratio is that of the least CPU seconds over the rounds: other work on the machine only ever adds to them. The range is
-of the rounds' own ratios. `plain` and `frames` must give the same bytes, or the exit status is 1.
+of the rounds' own ratios.
 
 Prints a table and, as its last line, JSON.
 """
@@ -23,21 +22,19 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import patch
 
 import imageio_ffmpeg
 
 from bench.usage import cpu_s
-from pipeline import frames, packets
-from pipeline.cores import cores
-from pipeline.frames import Sampled, Sampling, Source
+from pipeline.dataset import ffmpeg_process
+from pipeline.features import frames
+from pipeline.features.frames import Sampled, Sampling, Source
+from pipeline.process.cores import cores
 
 SIZE = "640x360"
 MADE_UP = {
@@ -55,26 +52,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--short-side", type=int, default=224)
     parser.add_argument("--videos", type=Path, help="a folder of videos to use instead of made-up pictures")
-    asked = parser.parse_args()
-    sampling = Sampling(fps=5, short_side_px=asked.short_side, jpeg_quality=3)
+    options = parser.parse_args()
+    sampling = Sampling(fps=5, short_side_px=options.short_side, jpeg_quality=3)
     with TemporaryDirectory() as folder:
-        paths = make(Path(folder), asked.seconds, asked.videos)
-        sources = [Source(path.stem, path, asked.seconds) for path in paths]
-        left_out = [packets.unneeded(path, Fraction(5), deadline=time.monotonic() + 60) for path in paths]
-        filters = [Path(folder) / f"{path.stem}.txt" for path in paths]
-        for file, unneeded in zip(filters, left_out, strict=True):
-            file.write_text(packets.drop_filter(unneeded or [False]))
+        paths = make(Path(folder), options.seconds, options.videos)
+        sources = [Source(path.stem, path, options.seconds) for path in paths]
+        tagged = [Source(path.stem, tag(path), options.seconds) for path in paths]
         ways: dict[str, Callable[[], object]] = {
             "decode": lambda: decode(paths),
-            "thinned": lambda: decode(paths, filters),
             "scale": lambda: scale(sources, sampling),
-            "plain": lambda: plain(sources, sampling),
             "frames": lambda: sample(sources, sampling),
+            "BT.709": lambda: sample(tagged, sampling),
         }
-        if sample(sources, sampling) != plain(sources, sampling):
-            sys.exit("bench.frames: not the same pictures")
         taken: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(asked.rounds):
+        for _ in range(options.rounds):
             for name, way in ways.items():
                 before = cpu_s()
                 way()
@@ -87,10 +78,9 @@ def main() -> None:
         print(f"{name:<10}{min(times):>10.2f}{ratios[name]:>10.2f}{min(each):>8.2f}{max(each):>8.2f}")
     figures = {
         "files": len(paths),
-        "seconds_each": asked.seconds,
-        "short_side_px": asked.short_side,
-        "rounds": asked.rounds,
-        "packets_left_out": round(sum(map(sum, left_out)) / max(1, sum(map(len, left_out))), 3),
+        "seconds_each": options.seconds,
+        "short_side_px": options.short_side,
+        "rounds": options.rounds,
         "cpu_s": {name: round(min(times), 3) for name, times in taken.items()},
         "times_decode": {name: round(ratio, 3) for name, ratio in ratios.items()},
     }
@@ -121,19 +111,21 @@ def make(folder: Path, seconds: float, videos: Path | None, rate: float | None =
     return paths
 
 
+def tag(path: Path) -> Path:
+    """A copy of the H.264 whose header says BT.709."""
+    tagged = path.with_name(f"{path.stem} bt709{path.suffix}")
+    tags = "h264_metadata=matrix_coefficients=1:colour_primaries=1:transfer_characteristics=1"
+    run("-i", str(path), "-c", "copy", "-bsf:v", tags, str(tagged))
+    return tagged
+
+
 def run(*arguments: str) -> None:
     ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
     subprocess.run([ffmpeg, "-v", "error", "-nostdin", "-y", "-threads", "1", *arguments], check=True)
 
 
-def decode(paths: list[Path], filters: list[Path] | None = None) -> None:
-    """`filters`: a file for each path, with the bitstream filter that its packets go through first."""
-
-    def one(path: Path, filter_: Path | None) -> None:
-        first = ("-/bsf:V:0", str(filter_)) if filter_ else ()
-        run(*first, "-i", str(path), "-f", "null", "-")
-
-    at_once(one, paths, filters or [None] * len(paths))
+def decode(paths: list[Path]) -> None:
+    at_once(lambda path: run("-i", str(path), "-f", "null", "-"), paths)
 
 
 def scale(sources: list[Source], sampling: Sampling) -> None:
@@ -141,7 +133,7 @@ def scale(sources: list[Source], sampling: Sampling) -> None:
 
     def one(source: Source) -> None:
         pictures = frames.pictures_of(f"file:{source.path.resolve()}", sampling)
-        frames._run(pictures.output("-", format="null", pix_fmt="yuvj420p", fps_mode="passthrough"), 3600)
+        ffmpeg_process.run(pictures.output("-", format="null", pix_fmt="yuvj420p", fps_mode="passthrough"), 3600)
 
     at_once(one, sources)
 
@@ -154,11 +146,6 @@ def at_once(work: Callable[..., None], *items: Sequence[Any]) -> None:
 
 def sample(sources: list[Source], sampling: Sampling) -> list[Sampled]:
     return list(frames.sample_all(sources, sampling, workers=cores()))
-
-
-def plain(sources: list[Source], sampling: Sampling) -> list[Sampled]:
-    with patch.object(packets, "unneeded", lambda *_, **__: []):
-        return sample(sources, sampling)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,9 @@ from PIL import Image
 from torch import Tensor
 
 from bench.step import matmul_rate, median_s, random_gpt2, report_captioner, report_mapper, time_finetuning
-from pipeline.backbones import save_encoder
-from pipeline.beam import beam_search
 from pipeline.device import choose_device
-from pipeline.encoder import load_encoder
+from pipeline.features.encoder import load_encoder, save_encoder
+from pipeline.language.beam import beam_search
 
 
 def main() -> None:
@@ -41,12 +40,12 @@ def main() -> None:
     parser.add_argument("--decoder-layers", type=int, default=12)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--side", type=int, default=8192, help="of the matrices whose product sets the rate")
-    asked = parser.parse_args()
-    device = choose_device(asked.device)
+    options = parser.parse_args()
+    device = choose_device(options.device)
     torch.manual_seed(0)
-    rate = matmul_rate(torch.bfloat16, device, asked.side)
-    bandwidth = copy_bandwidth(device, 4 * asked.side**2)
-    rows = [*embed(asked, device, rate), *finetune(asked, device, rate), *caption(asked, device, bandwidth)]
+    rate = matmul_rate(torch.bfloat16, device, options.side)
+    bandwidth = copy_bandwidth(device, 4 * options.side**2)
+    rows = [*embed(options, device, rate), *finetune(options, device, rate), *caption(options, device, bandwidth)]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     print(f"\n{name}, torch {torch.__version__}: ", end="")
     print(f"bf16 products {rate / 1e12:.2f} TFLOP/s, copying {bandwidth / 1e9:.0f} GB/s")
@@ -63,7 +62,7 @@ def copy_bandwidth(device: torch.device, count: int) -> float:
     return 2 * count / median_s(lambda: b.copy_(a), 9)
 
 
-def embed(asked: argparse.Namespace, device: torch.device, rate: float) -> list[dict]:
+def embed(options: argparse.Namespace, device: torch.device, rate: float) -> list[dict]:
     """Frames from JPEGs, as the stage `embed` takes them, and the tower alone on pictures that are there already."""
     import open_clip
 
@@ -74,17 +73,17 @@ def embed(asked: argparse.Namespace, device: torch.device, rate: float) -> list[
         small = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
         Image.fromarray(small).resize((320, 240), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
         jpegs.append(buffer.getvalue())
-    pictures = [jpegs[i % len(jpegs)] for i in range(asked.pictures)]
+    pictures = [jpegs[i % len(jpegs)] for i in range(options.pictures)]
     with tempfile.TemporaryDirectory() as folder:
-        config = open_clip.get_model_config(asked.encoder)
+        config = open_clip.get_model_config(options.encoder)
         assert config is not None
-        save_encoder(Path(folder), config, open_clip.create_model(asked.encoder))
+        save_encoder(Path(folder), config, open_clip.create_model(options.encoder))
         encoder = load_encoder(Path(folder), device=device, dtype=torch.bfloat16)
     side = encoder.preprocess.side
-    inputs = torch.randn(asked.embed_batch, 3, side, side, device=device, dtype=torch.bfloat16)
+    inputs = torch.randn(options.embed_batch, 3, side, side, device=device, dtype=torch.bfloat16)
     with torch.inference_mode():
-        bare = asked.embed_batch / median_s(lambda: encoder.visual(inputs), asked.steps)
-    from_jpegs = asked.pictures / median_s(lambda: encoder.embed(pictures, batch_size=asked.embed_batch), 1)
+        bare = options.embed_batch / median_s(lambda: encoder.visual(inputs), options.steps)
+    from_jpegs = options.pictures / median_s(lambda: encoder.embed(pictures, batch_size=options.embed_batch), 1)
     # Every weight of a vision transformer's matrices multiplies every patch's token, the class token's too.
     tower: Any = encoder.visual
     tokens = (side // tower.patch_size[0]) ** 2 + 1
@@ -95,33 +94,35 @@ def embed(asked: argparse.Namespace, device: torch.device, rate: float) -> list[
     ]
 
 
-def finetune(asked: argparse.Namespace, device: torch.device, rate: float) -> list[dict]:
-    lengths = np.random.default_rng(0).integers(asked.frames[0], asked.frames[1] + 1, asked.segments)
+def finetune(options: argparse.Namespace, device: torch.device, rate: float) -> list[dict]:
+    lengths = np.random.default_rng(0).integers(options.frames[0], options.frames[1] + 1, options.segments)
     rows = []
     for gradient in ("detached", "through"):
-        config = report_mapper(asked.layers, asked.width)
-        captioner = report_captioner(config, random_gpt2(asked.decoder_layers, asked.width), gradient).to(device)
-        seconds, flops = time_finetuning(captioner, lengths, "bf16", asked.at_once, asked.steps)
-        per_s = asked.segments / seconds
+        config = report_mapper(options.layers, options.width)
+        captioner = report_captioner(config, random_gpt2(options.decoder_layers, options.width), gradient).to(device)
+        seconds, flops = time_finetuning(captioner, lengths, "bf16", options.at_once, options.steps)
+        per_s = options.segments / seconds
         rows.append({"what": f"fine-tune: segments, {gradient}", "per_s": per_s, "share": flops / seconds / rate})
     return rows
 
 
-def caption(asked: argparse.Namespace, device: torch.device, bandwidth: float) -> list[dict]:
+def caption(options: argparse.Namespace, device: torch.device, bandwidth: float) -> list[dict]:
     """5 beams and 20 tokens, no caption ends earlier."""
-    decoder = random_gpt2(asked.decoder_layers, asked.width).eval().to(device)
+    decoder = random_gpt2(options.decoder_layers, options.width).eval().to(device)
     rows, tokens = [], 20
     for dtype, name in ((torch.float32, "fp32"), (torch.bfloat16, "bf16")):
         model = copy.deepcopy(decoder).to(dtype)
-        prefixes = torch.randn(asked.segments, 10, asked.width, device=device, dtype=dtype)
+        prefixes = torch.randn(options.segments, 10, options.width, device=device, dtype=dtype)
 
         def search(model: Any = model, prefixes: Tensor = prefixes) -> None:
             beam_search(model, prefixes, end=-1, beams=5, max_tokens=tokens, length_penalty=1.0)
 
-        seconds = median_s(search, asked.steps)
+        seconds = median_s(search, options.steps)
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         floor = tokens * weights / (bandwidth / 2)  # copying reads and writes; here weights are only read
-        rows.append({"what": f"caption: {name}, 5 beams", "per_s": asked.segments / seconds, "share": floor / seconds})
+        rows.append(
+            {"what": f"caption: {name}, 5 beams", "per_s": options.segments / seconds, "share": floor / seconds}
+        )
     return rows
 
 

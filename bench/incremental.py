@@ -19,9 +19,9 @@ from typing import Any
 import imageio_ffmpeg
 from ruamel.yaml import YAML
 
-from bench.forking import Forking
-from bench.random_clip import write_random_clip
 from bench.table import show
+from tests.forking import Forking
+from tests.random_clip import write_random_clip
 
 STAGES = ("download", "frames", "embed")
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,11 +54,11 @@ def write_params(folder: Path, shards: int) -> None:
     yaml = YAML()
     params = yaml.load((ROOT / "params.yaml").read_text())
     params["device"] = "cpu"
-    params["download"]["activitynet"] |= {
+    params["download"]["videos"] |= {
         "source": "directory",
         "folder": "own",
         "annotations": {"train": ["train.json"], "val": [], "test": []},
-        "videos": {"train": None, "val": 0, "test": 0},
+        "limit": {"train": None, "val": 0, "test": 0},
     }
     params["frames"]["shards"] = shards
     yaml.dump(params, folder / "params.yaml")
@@ -77,28 +77,28 @@ def make_contents(folder: Path, kinds: int = 8) -> list[bytes]:
 
 def add_videos(own: Path, contents: list[bytes], numbers: range, total: int) -> None:
     """Each another file: its number lies in a box at its end that nobody reads."""
-    (own / "videos").mkdir(parents=True, exist_ok=True)
+    (own / "media").mkdir(parents=True, exist_ok=True)
     for number in numbers:
         box = b"\0\0\0\x10free" + number.to_bytes(8, "big")
-        (own / f"videos/v_{number:06d}.mp4").write_bytes(contents[number % len(contents)] + box)
+        (own / f"media/v_{number:06d}.mp4").write_bytes(contents[number % len(contents)] + box)
     captions = {"duration": 2.0, "timestamps": [[0, 2]], "sentences": ["colours move"]}
     (own / "train.json").write_text(json.dumps({f"v_{number:06d}": captions for number in range(total)}))
 
 
 def run_stages(forking: Forking, folder: Path) -> dict[str, Any]:
     before = shards_of(folder)
-    said, cpu_s = "", {}
+    output, cpu_s = "", {}
     for stage in STAGES:
-        running = forking.start(ROOT, folder, [[stage, "activitynet"]])
+        running = forking.start(ROOT, folder, [[stage, "videos"]])
         ended = running.wait()
         assert ended.status == 0, running.said
-        said += running.said
+        output += running.said
         cpu_s[f"{stage}_cpu_s"] = round(ended.cpu_s, 2)
     after = shards_of(folder)
     written = {path: size for path, (size, *_) in after.items() if before.get(path) != after[path]}
     return {
-        "decoded": counted(r"\((\d+) sampled", said),
-        "embedded": counted(r"\((\d+) embedded", said),
+        "decoded": counted(r"\((\d+) sampled", output),
+        "embedded": counted(r"\((\d+) embedded", output),
         "shards_written": len(written),
         "of_shards": len(after),
         "written_kib": sum(written.values()) // 1024,
@@ -112,9 +112,9 @@ def shards_of(folder: Path) -> dict[Path, tuple[int, int, int]]:
     return {path: (status.st_size, status.st_ino, status.st_mtime_ns) for path, status in statuses.items()}
 
 
-def counted(pattern: str, said: str) -> int:
-    found = re.search(pattern, said)
-    assert found, said
+def counted(pattern: str, output: str) -> int:
+    found = re.search(pattern, output)
+    assert found, output
     return int(found[1])
 
 

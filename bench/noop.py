@@ -28,9 +28,9 @@ import pyarrow.parquet as pq
 from ruamel.yaml import YAML
 
 from bench.table import show
-from pipeline import annotations, ledger
-from pipeline.annotations import Segment
-from pipeline.ledger import Row
+from pipeline.dataset import ledger
+from pipeline.dataset.segments import Segment, to_table
+from pipeline.dataset.verdict import Row
 from stages import DATASETS
 
 LAYOUTS = ("ours", "videos as an out", "source: directory")
@@ -45,17 +45,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shard-mib", type=int, nargs="+", default=[64] * 16)
     parser.add_argument("--folder", type=Path, help="on the disk to measure")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     figures: dict[str, Any] = {}
-    if asked.what != "change":
-        with TemporaryDirectory(dir=asked.folder) as folder:
-            figures["noop"] = measure_noop(Path(folder), asked.videos, asked.shards, asked.layouts, asked.rounds)
+    if options.what != "change":
+        with TemporaryDirectory(dir=options.folder) as folder:
+            figures["noop"] = measure_noop(
+                Path(folder), options.videos, options.shards, options.layouts, options.rounds
+            )
         show(figures["noop"])
-    if asked.what != "noop":
+    if options.what != "noop":
         figures["change"] = []
         for links, how in (("hardlink", "repro"), ("hardlink", "commit"), ("copy", "repro"), ("copy", "commit")):
-            with TemporaryDirectory(dir=asked.folder) as folder:
-                figures["change"].append(measure_change(Path(folder), links, how, asked.shard_mib))
+            with TemporaryDirectory(dir=options.folder) as folder:
+                figures["change"].append(measure_change(Path(folder), links, how, options.shard_mib))
         show(figures["change"])
         figures["md5_mib_per_s"] = md5_rate()
         print(f"one core's MD5: {figures['md5_mib_per_s']:,} MiB/s")
@@ -101,13 +103,13 @@ def make_repository(folder: Path) -> None:
 def make_data(data: Path, videos: int, shards: int) -> None:
     ids = [f"v_{number:011d}" for number in range(videos)]
     for video_id in ids:
-        write(data / "videos" / f"{video_id}.mp4")
+        write(data / "media" / f"{video_id}.mp4")
     write(data / "annotations/train.json")
     sha256 = hashlib.sha256(b"").hexdigest()
     ledger.write(data / "ledger.parquet", [Row(i, "ok", None, 120.0, 8_000_000, sha256, 1) for i in ids])
     # As many as ActivityNet's videos have.
     segments = [Segment(f"{i}#{n}", i, "train", 30 * n, 30 * (n + 1), ("words",), None) for i in ids for n in range(4)]
-    pq.write_table(annotations.to_table(segments), data / "segments.parquet")
+    pq.write_table(to_table(segments), data / "segments.parquet")
     for number in range(shards):
         for out in ("frames", "embeddings"):
             write(data / out / f"shard-{number:05d}.parquet")
@@ -124,12 +126,12 @@ def arrange(folder: Path, layout: str) -> None:
     if layout == "videos as an out":
         yaml = YAML()
         pipeline = yaml.load((folder / "dvc.yaml").read_text())
-        pipeline["stages"]["download"]["do"]["outs"].append({"data/${key}/videos": {"persist": True}})
-        pipeline["stages"]["frames"]["do"]["deps"].append("data/${item}/videos")
+        pipeline["stages"]["download"]["do"]["outs"].append({"data/${key}/media": {"persist": True}})
+        pipeline["stages"]["frames"]["do"]["deps"].append("data/${item}/media")
         yaml.dump(pipeline, folder / "dvc.yaml")
     if layout == "source: directory":
         for dataset in DATASETS:
-            shutil.copytree(folder / f"data/{dataset}/videos", folder / f"data/own/{dataset}/videos")
+            shutil.copytree(folder / f"data/{dataset}/media", folder / f"data/own/{dataset}/media")
 
 
 class Done:

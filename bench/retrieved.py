@@ -19,16 +19,16 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from pipeline.annotations import from_table
-from pipeline.captioner import load_captioner
-from pipeline.embeddings import read_embeddings
-from pipeline.mapper import TransformerMapper
-from pipeline.memory import MemoryAttention
-from pipeline.retrieval import within
-from pipeline.sequences import collate, make_examples
+from pipeline.captioner.memory import MemoryAttention
+from pipeline.captioner.model import load_captioner
+from pipeline.captioner.retrieval import within
+from pipeline.captioner.sequences import collate, make_examples
+from pipeline.dataset.segments import from_table
+from pipeline.features.embeddings import read_embeddings
+from pipeline.process.command import guarded
 
-SEGMENTS = Path("data/activitynet/segments.parquet")
-EMBEDDINGS = Path("data/activitynet/embeddings")
+SEGMENTS = Path("data/videos/segments.parquet")
+EMBEDDINGS = Path("data/videos/embeddings")
 
 
 def main() -> None:
@@ -36,19 +36,19 @@ def main() -> None:
     parser.add_argument("--split", default="test")
     parser.add_argument("--k", type=int, help="as if the memory had this k")
     parser.add_argument("--models", type=Path, default=Path("models"))
-    asked = parser.parse_args()
-    captioner, _ = load_captioner(asked.models / "finetuned", asked.models / "decoder")
-    mapper = captioner.mapper
-    assert isinstance(mapper, TransformerMapper) and mapper.memory, "models/finetuned has no memory"
-    segments = [s for s in from_table(pq.read_table(SEGMENTS)) if s.split == asked.split]
+    options = parser.parse_args()
+    captioner, _ = load_captioner(options.models / "finetuned", options.models / "decoder")
+    mapper = captioner.mapper.with_memory
+    assert mapper and mapper.memory, "models/finetuned has no memory"
+    segments = [s for s in from_table(pq.read_table(SEGMENTS)) if s.split == options.split]
     videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
-    examples = make_examples(segments, videos, scope=captioner.config.scope, baseline_frame=None)
+    examples = make_examples(segments, videos, scope=captioner.config.scope)
 
     seen: dict[tuple, list[Tensor]] = defaultdict(list)
     for number in mapper.memory.layers:
         attention = mapper._layer(number).attention.memory
         assert attention is not None
-        attention.config = replace(attention.config, k=asked.k or attention.config.k)
+        attention.config = replace(attention.config, k=options.k or attention.config.k)
         attention.register_forward_pre_hook(lambda module, args, number=number: look(module, args, number, seen))
     with torch.inference_mode():
         for example in examples:
@@ -68,15 +68,16 @@ def main() -> None:
 def look(module: MemoryAttention, args: tuple, number: int, seen: dict[tuple, list[Tensor]]) -> None:
     """Take down what the queries of one sequence's last frames retrieve; other frames' (one at a time each) too."""
     queries, _, _, history, moments, _ = args
-    index, scores = module._retrieve(queries, history, moments)
+    before = module._before(history, moments)
+    index, scores = module._retrieve(queries, history, moments, before)
     found = scores.isfinite()
     frames, tokens = history.keys.shape[2:4]
     for where in ("segment", "before"):
-        oldest = module.config.oldest(moments, tokens)
-        first, stop = (oldest.maximum(moments.segment_start), moments.frame)
-        if where == "before":
-            first, stop = oldest, moments.segment_start
-        inside = within(frames, first, stop)[:, None, :, None]  # [1, 1, Q, 1, T]
+        inside = before
+        if where == "segment":
+            oldest = module.config.oldest(moments, tokens)
+            inside = within(frames, oldest.maximum(moments.segment_start), moments.frame)
+        inside = inside[:, None, :, None]  # [1, 1, Q, 1, T]
         there = torch.zeros(*index.shape[:-1], frames)
         there.scatter_add_(-1, index // tokens, found.float())  # keys retrieved of each frame
         there = there * inside
@@ -100,4 +101,5 @@ def look(module: MemoryAttention, args: tuple, number: int, seen: dict[tuple, li
 
 
 if __name__ == "__main__":
-    main()
+    with guarded("retrieved", kept=None):
+        main()

@@ -26,13 +26,14 @@ import torch
 from numpy.typing import NDArray
 
 from bench.usage import cpu_s
-from pipeline import frames, ledger, shards
+from pipeline.dataset import ledger, verdict
+from pipeline.dataset.verdict import Row
 from pipeline.device import choose_dtype
-from pipeline.encoder import Preprocess
-from pipeline.frames import Sampling, Source
-from pipeline.ledger import Row
-from pipeline.shards import Made
-from stages import embed
+from pipeline.features import encoder, frames, shards
+from pipeline.features.encoder import Preprocess
+from pipeline.features.frames import Sampling, Source
+from pipeline.features.shards import VideoRows
+from stages.frames import known_of
 
 SAMPLING = Sampling(fps=5, short_side_px=224, jpeg_quality=3)  # profiles/activitynet.yaml
 SIZES = (20, 2_000, 20_000, 1_000_000, 10_000_000, 100_000_000)
@@ -59,21 +60,23 @@ def main() -> None:
     assumed.add_argument("--deaths", type=float, default=0.05, help="of a worker in an hour")
     assumed.add_argument("--repair-s", type=float, default=300.0, help="until a dead worker is back")
     assumed.add_argument("--slow", type=float, default=0.02, help="share of the shards that take three times as long")
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
-    rates = measure_frames(asked.videos) | measure_embed(asked.encoder, asked.batch) | measure_books(asked.books)
+    rates = (
+        measure_frames(options.videos) | measure_embed(options.encoder, options.batch) | measure_books(options.books)
+    )
     for name, value in rates.items():
         print(f"{name:<32}{value:>12,.4g}")
     print()
-    table = [scaled(videos, rates, asked) for videos in SIZES]
+    table = [scaled(videos, rates, options) for videos in SIZES]
     for name in table[0]:
         print(f"{name:<24}" + "".join(f"{row[name]:>13,.3g}" for row in table))
     print()
-    print(f"{asked.workers} workers, time over that of work without rest; {asked.rounds} rounds")
+    print(f"{options.workers} workers, time over that of work without rest; {options.rounds} rounds")
     print(f"{'shards per worker':<20}{'minutes each':>14}{'queue':>9}{'slices':>9}{'queue, deaths':>16}{'lost':>8}")
     schedule = []
     for per_worker in SHARDS_PER_WORKER:
-        row = simulated(per_worker, rates["frames_cpu_s"] * SAMPLING.fps, asked)
+        row = simulated(per_worker, rates["frames_cpu_s"] * SAMPLING.fps, options)
         schedule.append(row)
         print(
             f"{per_worker:<20}{row['minutes_each']:>14.1f}{row['queue']:>9.2f}{row['slices']:>9.2f}"
@@ -87,7 +90,7 @@ def measure_frames(folder: Path | None) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as own:
         if folder is None:
             make_video(Path(own) / "made.mp4")
-        rows = [ledger.examine(path.stem, path) for path in sorted((folder or Path(own)).iterdir()) if path.is_file()]
+        rows = [verdict.examine(path.stem, path) for path in sorted((folder or Path(own)).iterdir()) if path.is_file()]
         paths = {path.stem: path for path in (folder or Path(own)).iterdir()}
         sources = [Source(row.video_id, paths[row.video_id], row.duration_s) for row in rows if row.duration_s]
         before = cpu_s()
@@ -110,8 +113,8 @@ def make_video(path: Path) -> None:
     subprocess.run([*command, "-pix_fmt", "yuv420p", "-b:v", "500k", "-y", str(path)], check=True)
 
 
-def from_tables(tables: dict[str, Any]) -> Callable[[list[str]], Iterator[Made]]:
-    return lambda ids: (Made(video_id, tables[video_id], None if tables[video_id] else "none") for video_id in ids)
+def from_tables(tables: dict[str, Any]) -> Callable[[list[str]], Iterator[VideoRows]]:
+    return lambda ids: (VideoRows(video_id, tables[video_id], None if tables[video_id] else "none") for video_id in ids)
 
 
 def measure_embed(name: str, batch: int) -> dict[str, float]:
@@ -142,8 +145,8 @@ def measure_embed(name: str, batch: int) -> dict[str, float]:
 
     width, count = embeddings.shape[1], 2000
     rows = frames.to_table(frames.Sampled("v_0123456789a", [b""] * count), fps=SAMPLING.fps).drop_columns("jpeg")
-    schema = embed.schema_of(width)
-    table = embed.to_table(rows, random.standard_normal((count, width)).astype(np.float16), schema)
+    schema = encoder.schema_of(width)
+    table = encoder.to_table(rows, random.standard_normal((count, width)).astype(np.float16), schema)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         fingerprints = {"v_0123456789a": "-" * 64}
@@ -193,63 +196,63 @@ def measure_books(videos: int) -> dict[str, float]:
 def read_books(path: Path) -> tuple[dict[str, Row], dict[str, str]]:
     """What the stage `frames` holds of every video."""
     rows = ledger.read(path)
-    return rows, frames.fingerprints({video_id: str(row.sha256) for video_id, row in rows.items()}, SAMPLING)
+    return rows, frames.fingerprints({video_id: known_of(row) for video_id, row in rows.items()}, SAMPLING)
 
 
-def scaled(videos: int, rates: dict[str, float], asked: argparse.Namespace) -> dict[str, float]:
-    seconds = videos * asked.video_s
+def scaled(videos: int, rates: dict[str, float], options: argparse.Namespace) -> dict[str, float]:
+    seconds = videos * options.video_s
     count = seconds * SAMPLING.fps
     tb = {
-        "videos, TB": seconds * asked.source_mbit / 8e6,
+        "videos, TB": seconds * options.source_mbit / 8e6,
         "frames, TB": count * rates["frames_bytes"] / 1e12,
         "embeddings, TB": count * rates["embeddings_bytes"] / 1e12,
     }
     frames_h = count * rates["frames_cpu_s"] / 3600
     embed_h = count * (rates["jpeg_cpu_s"] + rates["embed_cpu_s"]) / 3600
-    gpu_h = count / asked.gpu_frames / 3600
+    gpu_h = count / options.gpu_frames / 3600
     feed_h = count * rates["jpeg_cpu_s"] / 3600
     return {
         "videos": videos,
         "hours of video": seconds / 3600,
         "frames": count,
         **tb,
-        "shards": max(1, round(tb["frames, TB"] * 1000 / asked.shard_gb)),
+        "shards": max(1, round(tb["frames, TB"] * 1000 / options.shard_gb)),
         "frames, core-hours": frames_h,
         "embed, core-hours": embed_h,
         "or GPU-hours": gpu_h,
         "and core-hours": feed_h,
-        "frames, $": frames_h * asked.core_dollars,
-        "embed on CPUs, $": embed_h * asked.core_dollars,
-        "embed on GPUs, $": gpu_h * asked.gpu_dollars + feed_h * asked.core_dollars,
-        "kept a month, $": sum(tb.values()) * asked.tb_dollars,
-        "YouTube, days": videos / asked.youtube / 24,
+        "frames, $": frames_h * options.core_dollars,
+        "embed on CPUs, $": embed_h * options.core_dollars,
+        "embed on GPUs, $": gpu_h * options.gpu_dollars + feed_h * options.core_dollars,
+        "kept a month, $": sum(tb.values()) * options.tb_dollars,
+        "YouTube, days": videos / options.youtube / 24,
         "books, GB of memory": videos * rates["books_memory_bytes"] / 1e9,
         "books, core-hours": videos * (rates["books_cpu_s"] + rates["plan_cpu_s"]) / 3600,
         "DVC's hashes, hours": tb["frames, TB"] * 1000 / rates["md5_gb_per_s"] / 3600,
     }
 
 
-def simulated(per_worker: int, cpu_s_per_video_s: float, asked: argparse.Namespace) -> dict[str, float]:
+def simulated(per_worker: int, cpu_s_per_video_s: float, options: argparse.Namespace) -> dict[str, float]:
     """Means over rounds of: makespan over what work without rest would take; share of the work that deaths undo."""
     sums = {"minutes_each": 0.0, "queue": 0.0, "slices": 0.0, "queue_deaths": 0.0, "lost": 0.0}
-    for seed in range(asked.rounds):
+    for seed in range(options.rounds):
         random = np.random.default_rng(seed)
         # An hour of work for each worker, whatever the number of shards; lengths as ActivityNet's, which vary by half.
-        videos = int(asked.workers * 3600 / (asked.video_s * cpu_s_per_video_s))
-        lengths = random.gamma(4, asked.video_s / 4, videos)
-        shard = random.integers(0, asked.workers * per_worker, videos)  # as a hash does
-        work = np.bincount(shard, lengths, asked.workers * per_worker) * cpu_s_per_video_s
-        work *= np.where(random.random(work.size) < asked.slow, 3, 1)
-        speeds = random.lognormal(0, 0.1, asked.workers)
+        videos = int(options.workers * 3600 / (options.video_s * cpu_s_per_video_s))
+        lengths = random.gamma(4, options.video_s / 4, videos)
+        shard = random.integers(0, options.workers * per_worker, videos)  # as a hash does
+        work = np.bincount(shard, lengths, options.workers * per_worker) * cpu_s_per_video_s
+        work *= np.where(random.random(work.size) < options.slow, 3, 1)
+        speeds = random.lognormal(0, 0.1, options.workers)
         ideal = work.sum() / speeds.sum()
-        slices = max(work[part :: asked.workers].sum() / speed for part, speed in enumerate(speeds))
-        dying, lost = makespan(work, speeds, random, asked.deaths / 3600, asked.repair_s)
+        slices = max(work[part :: options.workers].sum() / speed for part, speed in enumerate(speeds))
+        dying, lost = makespan(work, speeds, random, options.deaths / 3600, options.repair_s)
         sums["minutes_each"] += work.mean() / 60
         sums["queue"] += makespan(work, speeds, random, 0, 0)[0] / ideal
         sums["slices"] += slices / ideal
         sums["queue_deaths"] += dying / ideal
         sums["lost"] += lost / work.sum()
-    return {"shards_per_worker": per_worker} | {name: value / asked.rounds for name, value in sums.items()}
+    return {"shards_per_worker": per_worker} | {name: value / options.rounds for name, value in sums.items()}
 
 
 def makespan(

@@ -3,17 +3,18 @@
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.captioner import Captioner, CaptionerConfig
+from pipeline.captioner.mapper import MapperConfig, TransformerMapper
+from pipeline.captioner.memory import MemoryConfig, Moments
+from pipeline.captioner.model import Captioner, CaptionerConfig
+from pipeline.captioner.training import set_trainable
 from pipeline.device import autocast
-from pipeline.mapper import MapperConfig, TransformerMapper
-from pipeline.memory import MemoryConfig, Moments
-from pipeline.training import set_trainable
 
 K, HEADS, CLIP_TOKENS, PREFIX_TOKENS, EMBEDDING_WIDTH = 32, 8, 10, 10, 512
 CAPTION_TOKENS = 20
@@ -23,10 +24,26 @@ def report_mapper(layers: int, width: int) -> MapperConfig:
     return MapperConfig("transformer", layers, HEADS, width, CLIP_TOKENS, PREFIX_TOKENS, EMBEDDING_WIDTH, width)
 
 
-def report_captioner(config: MapperConfig, decoder: GPT2LMHeadModel, gradient: str) -> Captioner:
+def report_captioner(config: MapperConfig, decoder: GPT2LMHeadModel, gradient: Any) -> Captioner:
     """With memory in the two layers of the mapper's middle."""
     middle = config.layers // 2
-    memory = MemoryConfig((middle, middle + 1), K, 64_000, "joint", "none", "segment", gradient, keyframes=0)
+    memory = MemoryConfig(
+        (middle, middle + 1),
+        K,
+        64_000,
+        "joint",
+        "none",
+        "segment",
+        gradient,
+        0,
+        -0.5,
+        30.0,
+        6.0,
+        None,
+        None,
+        False,
+        5.0,
+    )
     return Captioner(CaptionerConfig(config, memory, None), TransformerMapper(config, memory), decoder)
 
 

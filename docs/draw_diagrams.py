@@ -8,6 +8,8 @@ They stand on a light ground of their own, so that they can be read on a dark pa
 import itertools
 from pathlib import Path
 
+from pipeline.process import command
+
 FOLDER = Path("docs")
 GROUND, INK, SOFT, LINE, FAINT = "#fbfcfd", "#1f2933", "#5f6b78", "#aeb8c2", "#e9edf1"
 OWN, OWN_PALE, EARLIER, EARLIER_PALE = "#2f6fbe", "#cfe1f5", "#d9731a", "#fbe3cf"  # as in docs/draw_memory.py
@@ -213,10 +215,10 @@ def scope() -> Drawing:
         d.box(x + 1, 390, (stop - first) * cell - 2, 26, KEYFRAMES[number], rx=2)
         d.text(x + (stop - first) * cell / 2, 438, f"{number + 1}", KEYFRAMES[number], 15, "middle", bold=True)
     d.text(left + start * cell - 16, 438, "each part's mean embedding becomes a frame of its own:", SOFT, 15, "end")
-    said = "Half of the weight is spread evenly, half goes where the last frame looked: there the parts are narrow."
-    d.text(left, 464, said, SOFT, 14)
+    note = "Half of the weight is spread evenly, half goes where the last frame looked: there the parts are narrow."
+    d.text(left, 464, note, SOFT, 14)
     return d
 
 
 if __name__ == "__main__":
-    main()
+    command.run("docs.draw_diagrams", __doc__, main)

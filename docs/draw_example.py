@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline import shards
-from pipeline.compare import read_scores
-from pipeline.sequences import frames_of_segment
-from pipeline.shapes.grammar import read_facts
+from pipeline.captioner.sequences import frames_of_segment
+from pipeline.dataset.shapes.grammar import read_facts
+from pipeline.features import shards
+from pipeline.process import command
+from pipeline.scoring.segment_scores import read_scores
 
-FRAMES = Path("data/activitynet/frames")
+FRAMES = Path("data/videos/frames")
 OUT = Path("docs/example.png")
 SIDE, GAP, LINE, MARGIN = 126, 2, 20, 22  # px
 PICTURES = 3  # of each segment, the last one its last frame
@@ -40,12 +41,12 @@ def main() -> None:
         for n, at in enumerate(np.linspace(len(own) * 0.15, len(own) - 1, PICTURES).astype(int)):
             picture = Image.open(BytesIO(frames["jpeg"][own[at]].as_py())).resize((SIDE, SIDE))
             sheet.paste(picture, (left + n * (SIDE + GAP), top))
-        said = (
+        description = (
             ("reference", segment["references"][0]),
-            ("last frame", baseline.loc[segment_id, "caption"]),
+            ("16 frames", baseline.loc[segment_id, "caption"]),
             ("memory", segment["caption"]),
         )
-        for n, (who, caption) in enumerate(said):
+        for n, (who, caption) in enumerate(description):
             y = top + SIDE + 4 + n * LINE
             draw.text((left, y), who, "#777777", font)
             draw.text((left + 76, y), caption, "black", font)
@@ -58,4 +59,4 @@ def comes_back(references: list[str]) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    command.run("docs.draw_example", __doc__, main)

@@ -10,7 +10,7 @@ the right facts:
 - of kind `order` the first, by id.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -25,21 +25,21 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from docs.draw_example import comes_back
-from pipeline import shards
-from pipeline.annotations import frames_of_segment, from_table
-from pipeline.captioner import load_captioner
-from pipeline.captions import Retrieved
-from pipeline.compare import read_scores
-from pipeline.embeddings import read_embeddings
-from pipeline.keyframes import keyframe_weights, soft_keyframes
-from pipeline.mapper import TransformerMapper
+from pipeline.captioner.keyframes import keyframe_weights, soft_keyframes
+from pipeline.captioner.model import load_captioner
+from pipeline.captioner.sequences import collate, make_examples
+from pipeline.dataset.segments import frames_of_segment, from_table
+from pipeline.features import shards
+from pipeline.features.embeddings import read_embeddings
 from pipeline.params import load_params
-from pipeline.report.runs import RETRIEVED, retrieved_by_segment
-from pipeline.sequences import collate, make_examples
-from pipeline.web import MOMENTS, moments, strip
+from pipeline.process import command
+from pipeline.scoring.caption_table import Retrieved, read_retrieved
+from pipeline.scoring.segment_scores import read_scores
+from pipeline.serving.report.runs import RETRIEVED
+from pipeline.serving.web import MOMENTS, moments, strip
 from stages.caption import DECODER, EMBEDDINGS, FINETUNED, SEGMENTS
 
-FRAMES = Path("data/activitynet/frames")
+FRAMES = Path("data/videos/frames")
 OUT = Path("docs/memory.png")
 
 # px
@@ -75,7 +75,7 @@ class Panel:
 
 def main() -> None:
     scores, fps = read_scores("workspace").sort_values(["video_id", "start_s"]), load_params().frames.fps
-    retrieved = retrieved_by_segment(Path(RETRIEVED))
+    retrieved = read_retrieved(Path(RETRIEVED))
     if not retrieved:
         raise SystemExit("draw_memory: this run has no memory; run: dvc exp run -n memory -S memory.enabled=true")
     panels = []
@@ -110,12 +110,14 @@ def looks_past(
 ) -> bool:
     """Whether something comes back, and another earlier segment than the last got most of what earlier ones got."""
     earlier = earlier_of(segment, scores)
-    looked: Counter[int] = Counter()
+    looked: defaultdict[int, float] = defaultdict(float)
     for one in retrieved[segment["segment_id"]]:
         for number, (start_s, end_s) in enumerate(zip(earlier["start_s"], earlier["end_s"], strict=True)):
             if start_s <= one.frame_index / fps < end_s:
                 looked[number] += one.weight
-    return comes_back(segment["references"]) and bool(looked) and looked.most_common(1)[0][0] != len(earlier) - 1
+    return (
+        comes_back(segment["references"]) and bool(looked) and max(looked, key=looked.__getitem__) != len(earlier) - 1
+    )
 
 
 @torch.no_grad()
@@ -123,11 +125,11 @@ def keyframes_of(segment_id: str) -> NDArray[np.float32]:
     """Weights of a video's frames in the keyframes of one of its segments, [keyframes, T], as the mapper has them."""
     [segment] = [one for one in from_table(pq.read_table(SEGMENTS)) if one.segment_id == segment_id]
     captioner, _ = load_captioner(FINETUNED, DECODER)
-    mapper = captioner.mapper
-    if not isinstance(mapper, TransformerMapper) or not mapper.memory or not mapper.memory.keyframes:
+    mapper = captioner.mapper.with_memory
+    if not mapper or not mapper.memory or not mapper.memory.keyframes:
         raise SystemExit("draw_memory: this run has no keyframes; set memory.keyframes and run: dvc repro")
     videos = read_embeddings(EMBEDDINGS, [segment.video_id])
-    batch = collate(make_examples([segment], videos, scope="video", baseline_frame=None))
+    batch = collate(make_examples([segment], videos, scope="video"))
     attended = mapper.recalled(batch.embeddings, batch.moments).attended
     weights = keyframe_weights(attended[max(attended)].mean(1), batch.moments.segment_start, batch.moments.frame)
     # The mean of rows that each name one frame says how much of it is in the mean.
@@ -144,8 +146,8 @@ def draw_panel(sheet: Image.Image, panel: Panel, top: int) -> None:
 
     draw.text((MARGIN, top), f"“{segment['caption']}”", INK, FONTS[26])
     times = f"{segment['start_s']:.1f} to {segment['end_s']:.1f} s"
-    said = (f"kind {segment['kind']}", f"{segment['segment_id']}, {times}", f"reference: “{segment['references'][0]}”")
-    draw.text((MARGIN, top + 38), "   |   ".join(said), SOFT, FONTS[17])
+    notes = (f"kind {segment['kind']}", f"{segment['segment_id']}, {times}", f"reference: “{segment['references'][0]}”")
+    draw.text((MARGIN, top + 38), "   |   ".join(notes), SOFT, FONTS[17])
 
     # The moments that got most, each joined to its place in the video. Those of the segment apart from those before it.
     y = top + 84
@@ -211,7 +213,7 @@ def draw_panel(sheet: Image.Image, panel: Panel, top: int) -> None:
 
 
 def moments_of(panel: Panel) -> list[dict[str, Any]]:
-    """`pipeline.web.moments`, those that lie in the segment apart from those before it; as many as it shows of both."""
+    """`pipeline.serving.web.moments`, those of the segment apart from those before it; as many as it shows of both."""
     found = []
     for inside in (False, True):
         of_side = [one for one in panel.retrieved if (one.frame_index in panel.own) == inside]
@@ -254,4 +256,4 @@ def spread(wanted: Sequence[float], left: float, right: float) -> list[float]:
 
 
 if __name__ == "__main__":
-    main()
+    command.run("docs.draw_memory", __doc__, main)

@@ -2,7 +2,7 @@
 
     python -m docs.figures
 
-Reads ablation/results.csv (make ablation) and metrics/captions.json (dvc repro).
+Reads studies/ablation/results.csv (make ablation) and metrics/captions.json (dvc repro).
 """
 
 import json
@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from ablation.settings import Ablation, load_ablation
-from ablation.table import RESULTS, insert, table
+from pipeline.process import command
+from pipeline.scoring.markdown import insert, table
+from studies.ablation.settings import Ablation, load_ablation
+from studies.ablation.table import RESULTS
 
 README = Path("README.md")
 CORPUS = Path("metrics/captions.json")
 BEGIN, END = "<!-- docs/figures.py writes from here -->", "<!-- to here -->"
 KINDS = ("now", "earlier", "order", "before")
+ONE_FRAME = ("last", "first", "middle", "mean")
 
 
 def main() -> None:
@@ -29,35 +32,33 @@ def main() -> None:
 def figures(results: pd.DataFrame, corpus: Mapping[str, float], ablation: Ablation) -> str:
     """The Markdown between the markers."""
     found = results.set_index(["variant", "group", "metric"])
-    best = found.loc[ablation.baselines].xs(("all", "CIDEr"), level=("group", "metric"))["mean"].idxmax()
-    shown = [*ablation.baselines, ablation.default]
-    metrics = [metric for metric in ("CIDEr", "METEOR", "ROUGE-L", "facts") if (best, "all", metric) in found.index]
+    # That which the ablation's table has chosen.
+    best = next(name for name in ablation.baselines if f"over_{name}" in results)
+    shown = list(dict.fromkeys([*ONE_FRAME, best, ablation.default]))  # docs/results.md has all
 
     def cell(variant: str, group: str, metric: str) -> str:
         row = found.loc[variant, group, metric]
         return f"{row['mean']:.1f}" + ("" if pd.isna(row["sd"]) else f" ± {row['sd']:.1f}")
 
-    def gain(group: str) -> str:
-        row = found.loc[ablation.default, group, "CIDEr"]
+    def gain(metric: str) -> str:
+        row = found.loc[ablation.default, "all", metric]
         of = row[[f"over_{best}", f"over_{best}_low", f"over_{best}_high"]]
         return "{:+.1f} ({:+.1f} to {:+.1f})".format(*of)
 
+    drawn = "videos" if f"over_{best}_p_holm" in results else "segments"  # in tables of earlier revisions
     seeds = f"{len(ablation.seeds)} trainings each" if len(ablation.seeds) > 1 else "one training each"
     parts = [
-        f"The built-in dataset's {found.loc[best, 'all', 'CIDEr']['segments']:.0f} test segments, {seeds} "
-        "(`make ablation`): averages of the segments' own scores, times 100, ± their standard deviation over the "
-        "trainings. `facts` is the share of captions that state the right facts.",
+        f"{found.loc[best, 'all', 'CIDEr']['segments']:.0f} test segments, {seeds} (`make ablation`). Averages of the "
+        "segments' own scores, times 100, ± their standard deviation over the trainings:",
         table(
-            ["variant", *metrics],
-            [[name, *(cell(name, "all", metric) for metric in metrics)] for name in shown],
+            ["variant", "facts", *(f"`{kind}`" for kind in KINDS), "CIDEr"],
+            [
+                [name, *(cell(name, group, "facts") for group in ("all", *KINDS)), cell(name, "all", "CIDEr")]
+                for name in shown
+            ],
         ),
-        "`facts` by what a caption needs (the kinds are explained below):",
-        table(
-            ["variant", *(f"`{kind}`" for kind in KINDS)],
-            [[name, *(cell(name, kind, "facts") for kind in KINDS)] for name in shown],
-        ),
-        f"Over the best baseline, `{best}`, `{ablation.default}` gains {gain('all')} CIDEr (95 % interval, paired over "
-        f"segments): {', '.join(f'{gain(kind)} on `{kind}`' for kind in KINDS)}.",
+        f"Over the best baseline, `{best}`, `{ablation.default}` gains {gain('facts')} facts and {gain('CIDEr')} CIDEr "
+        f"(95 % intervals, paired over {drawn}).",
         "One run of the default variant, as `dvc repro` leaves it, with scores pooled over the corpus as papers report "
         f"them (`{CORPUS}`): "
         + ", ".join(
@@ -69,4 +70,4 @@ def figures(results: pd.DataFrame, corpus: Mapping[str, float], ablation: Ablati
 
 
 if __name__ == "__main__":
-    main()
+    command.run("docs.figures", __doc__, main)

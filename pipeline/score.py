@@ -1,222 +1,54 @@
-"""Score captions from anywhere.
+"""Score captions from anywhere, or answers to questions.
 
     python -m pipeline.score candidates.json references.json
-    python -m pipeline.score data/captions.json data/activitynet/annotations/val_1.json --json
+    python -m pipeline.score data/captions.json data/videos/annotations/val_1.json --json
+    python -m pipeline.score pairs.csv                                  # candidates and references in one file
+    python -m pipeline.score captions.txt references-1.txt references-2.txt  # a line for each caption
     python -m pipeline.score predictions.json val_1.json val_2.json     # events with times: dense captioning
+    python -m pipeline.score candidates.json references.json --per-segment scores.parquet   # for pipeline.compare
+    python -m pipeline.score --constant "a man is talking" test_videodatainfo.json    # for every segment
+    python -m pipeline.score --human test_videodatainfo.json      # each first reference against the others
+    python -m pipeline.score --answers predictions.json questions.json answers.json         # questions about videos
+    python -m pipeline.score --answers results.json test.jsonl --list ans2label.json --train train.jsonl
 
-Formats are told from the content: COCO (results; captions), ActivityNet (dense results; annotations), {id: text} and
-{id: [texts]}, and CSV with a column of ids and one of texts. Several files of references are one set.
+Layouts are recognised from the content; docs/scores.md lists them. Several reference files are combined.
 """
 
 import argparse
-import csv
-import io
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from pipeline.annotations import read_annotations, segments_of
-from pipeline.dense import MAX_PROPOSALS, Dense, Event, score_dense
-from pipeline.diversity import diversity
-from pipeline.java import evaluator
-from pipeline.scores import METRICS, Coverage, Scorer, Scores
+from pipeline.dataset.questions.formats import read_questions
+from pipeline.files.aside import aside, check_writable
+from pipeline.process.terminal import message, printable
+from pipeline.scoring.answer_files import read_answer_list, read_answers
+from pipeline.scoring.answer_table import answer_figures, answer_table
+from pipeline.scoring.answers import score_answers
+from pipeline.scoring.caption_files import candidates_in, events_in, has_times, holds_both, load, references_in
+from pipeline.scoring.dense import MAX_PROPOSALS, SODA, Dense, score_dense
+from pipeline.scoring.diversity import WORDS, diversity
+from pipeline.scoring.java import evaluator
+from pipeline.scoring.scorer import TOKENIZERS, Coverage, Scorer, Scores
 
-IDS = ("segment_id", "image_id", "video_id", "id")
-TEXTS = ("caption", "sentence", "text")
-SHOWN = 5  # missing ids in the table
-
-Events = dict[str, list[Event]]
-
-
-def read_candidates(path: Path) -> dict[str, str]:
-    """One text by id. ValueError says what is wrong and where."""
-    return _texts(_load(path), path)
+MAX_MISSING = 5  # most ids of missing segments that the table shows
 
 
-def read_events(path: Path) -> Events:
-    """Events by video, of ActivityNet's dense results or of its annotations, as they stand there."""
-    return _events(_load(path), path)
+def table(scores: Scores, figures: Mapping[str, float], tokenizer: str) -> str:
+    lines = [
+        *_head(scores.coverage, "segments", tokenizer, scores.notes),
+        "",
+        f"{'':<12}{'corpus':>10}{'mean of segments':>20}",
+    ]
+    lines += [f"{name:<12}{scores.corpus[name]:>10.2f}{scores.mean[name]:>20.2f}" for name in scores.corpus]
+    lines += ["", *(f"{f'METEOR {name}':<30}{value:>10.2f}" for name, value in scores.meteor_columns.items())]
+    return "\n".join([*lines, "", *(f"{name:<30}{value:>10.2f}" for name, value in figures.items())])
 
 
-def read_references(paths: Sequence[Path]) -> dict[str, list[str]]:
-    """Texts by id, of all files together. The ids of ActivityNet's annotations are the pipeline's segment_ids."""
-    references: dict[str, list[str]] = {}
-    annotated: dict[str, list[Any]] = {}
-    for path in paths:
-        content = _load(path)
-        if _has_times(content):
-            for annotation in read_annotations(path, "activitynet")[0]:
-                annotated.setdefault(annotation.video_id, []).append(annotation)
-            continue
-        for id, text in _reference_pairs(content, path):
-            references.setdefault(id, []).append(text)
-    for annotations in annotated.values():
-        for segment in segments_of(annotations, "", None)[0]:
-            references.setdefault(segment.segment_id, []).extend(segment.captions)
-    return references
-
-
-_WANTED = (
-    'wanted COCO ([{"image_id", "caption"}, ...] or {"images", "annotations"}), ActivityNet, {id: text}, or a .csv file'
-)
-
-
-def _texts(content: Any, path: Path) -> dict[str, str]:
-    if isinstance(content, list):
-        pairs = [_id_and_text(entry, path) for entry in content]
-    elif isinstance(content, dict):
-        pairs = [(id, _one(text, path, id)) for id, text in content.items()]
-    else:
-        raise ValueError(f"{path}: found {_kind(content)}; {_WANTED}")
-    counts = Counter(id for id, _ in pairs)
-    if twice := [id for id, count in counts.items() if count > 1]:
-        raise ValueError(f"{path}: {len(twice)} ids have several candidates, the first {twice[0]!r}; wanted one each")
-    return dict(pairs)
-
-
-def _events(content: Any, path: Path) -> Events:
-    if not _has_times(content):
-        raise ValueError(f"{path}: found no times in it; wanted ActivityNet's annotations or dense results")
-    if "results" in content:
-        return {video: [_event(event, path, video) for event in events] for video, events in content["results"].items()}
-    events = {}
-    for video, entry in content.items():
-        try:
-            timed = zip(entry["timestamps"], entry["sentences"], strict=True)
-            events[video] = [_event({"timestamp": t, "sentence": s}, path, video) for t, s in timed]
-        except (KeyError, TypeError):
-            raise ValueError(f"{path}: {video!r} lacks timestamps or sentences") from None
-    return events
-
-
-def _load(path: Path) -> Any:
-    """JSON, or of a .csv file a list of {"id", "caption"}."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error})") from None
-    if path.suffix.lower() == ".csv":
-        return _rows(path, text)
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ValueError(f"{path}: {next(k for k in keys if keys.count(k) > 1)!r} stands there more than once")
-        return found
-
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-
-
-def _rows(path: Path, text: str) -> list[dict[str, Any]]:
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    columns = reader.fieldnames or []
-    id = next((name for name in IDS if name in columns), None)
-    texts = next((name for name in TEXTS if name in columns), None)
-    if id is None or texts is None:
-        found = ", ".join(columns) or "none"
-        raise ValueError(f"{path}: found the columns {found}; wanted one of {', '.join(IDS)} and of {', '.join(TEXTS)}")
-    rows: list[dict[str, Any]] = []
-    for row in reader:
-        rows.append({"id": row[id], "caption": row[texts]})
-        if row.get("references"):  # data/captions.csv has them as JSON
-            rows[-1]["references"] = json.loads(row["references"])
-    return rows
-
-
-def _reference_pairs(content: Any, path: Path) -> Iterable[tuple[str, str]]:
-    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
-        pairs = [_id_and_text(entry, path) for entry in content["annotations"]]
-        # By image, in their order, as COCO's own tools have them: the tokenizer looks across lines.
-        order = {str(image["id"]): i for i, image in enumerate(content.get("images", ()))}
-        return sorted(pairs, key=lambda pair: order.get(pair[0], len(order)))
-    if isinstance(content, list):
-        return [
-            pair
-            for entry in content
-            for pair in (
-                [(str(entry["id"]), text) for text in entry["references"]]
-                if isinstance(entry, dict) and "references" in entry
-                else [_id_and_text(entry, path)]
-            )
-        ]
-    if isinstance(content, dict):
-        several = {id: [texts] if isinstance(texts, str) else texts for id, texts in content.items()}
-        for id, texts in several.items():
-            if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
-                raise ValueError(
-                    f"{path}: the references of {id!r} are {_kind(texts)}; wanted a text or a list of texts"
-                )
-        return [(id, text) for id, texts in several.items() for text in texts]
-    raise ValueError(f"{path}: found {_kind(content)}; {_WANTED}")
-
-
-def _id_and_text(entry: Any, path: Path) -> tuple[str, str]:
-    if isinstance(entry, dict):
-        id = next((entry[name] for name in IDS if isinstance(entry.get(name), int | str)), None)
-        # COCO annotations have an id of their own beside the image's: IDS is in order of preference.
-        text = next((entry[name] for name in TEXTS if isinstance(entry.get(name), str)), None)
-        if id is not None and text is not None:
-            return str(id), text
-    raise ValueError(f"{path}: found the entry {_short(entry)}; wanted an id ({', '.join(IDS)}) and a text in it")
-
-
-def _one(text: Any, path: Path, id: str) -> str:
-    if isinstance(text, list) and len(text) == 1:
-        text = text[0]
-    if not isinstance(text, str):
-        raise ValueError(f"{path}: the candidate of {id!r} is {_kind(text)}; wanted one text")
-    return text
-
-
-def _event(entry: Any, path: Path, video: str) -> Event:
-    try:
-        start_s, end_s = map(float, entry["timestamp"])
-        if isinstance(entry["sentence"], str):
-            return Event(start_s, end_s, entry["sentence"])
-    except (KeyError, TypeError, ValueError):
-        pass
-    wanted = '{"timestamp": [start, end], "sentence": text}'
-    raise ValueError(f"{path}: found the event {_short(entry)} of {video!r}; wanted {wanted}")
-
-
-def _has_times(content: Any) -> bool:
-    if not isinstance(content, dict):
-        return False
-    return isinstance(content.get("results"), dict) or any(
-        isinstance(entry, dict) and "timestamps" in entry for entry in content.values()
-    )
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, list | dict):
-        return f"a {'list' if isinstance(value, list) else 'mapping'} of {len(value)}"
-    return _short(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def table(scores: Scores, figures: Mapping[str, float]) -> str:
-    lines = [*_head(scores.coverage, "segments"), "", f"{'':<12}{'corpus':>10}{'mean of segments':>20}"]
-    lines += [f"{name:<12}{scores.corpus[name]:>10.2f}{scores.mean[name]:>20.2f}" for name in METRICS]
-    return "\n".join([*lines, "", *(f"{name:<12}{value:>10.2f}" for name, value in figures.items())])
-
-
-def dense_table(dense: Dense) -> str:
-    lines = _head(dense.coverage, "videos")
+def dense_table(dense: Dense, tokenizer: str) -> str:
+    lines = _head(dense.coverage, "videos", tokenizer, dense.notes)
     if dense.unknown:
         lines.append(f"{dense.unknown} videos with predictions are in no reference file: not counted")
     lines += ["", f"{'tIoU':<20}" + "".join(f"{tiou:>10g}" for tiou in dense.tious) + f"{'average':>10}"]
@@ -226,11 +58,13 @@ def dense_table(dense: Dense) -> str:
 
     newest, *older = dense.captions
     lines += [line(name, values) for name, values in dense.captions[newest].items()]
-    lines += [line(f"METEOR, as in {protocol}", dense.captions[protocol]["METEOR"]) for protocol in older]
+    for protocol in older:
+        lines += [line(f"{name}, as in {protocol}", values) for name, values in dense.captions[protocol].items()]
     lines += [line(name, values) for name, values in dense.proposals.items()]
-    columns = next(iter(dense.soda_c.values()))
-    lines += ["", f"{'SODA_c, references':<20}" + "".join(f"{name:>17}" for name in columns)]
-    lines += [f"{how:<20}" + "".join(f"{x:>17.2f}" for x in row.values()) for how, row in dense.soda_c.items()]
+    lines += ["", f"{'SODA_c, references':<20}" + "".join(f"{name:>10}" for name in SODA)]
+    for files, row in dense.soda_c.items():
+        for of in ("", " of predicted"):
+            lines.append(f"{files + of:<20}" + "".join(f"{row[name + of]:>10.2f}" for name in SODA))
     return "\n".join(lines)
 
 
@@ -240,43 +74,153 @@ def averages(dense: Dense) -> dict[str, dict[str, float]]:
     return {p: {name: sum(values) / len(values) for name, values in row.items()} for p, row in rows.items()}
 
 
-def _head(coverage: Coverage, what: str) -> list[str]:
+def _head(coverage: Coverage, what: str, tokenizer: str, notes: Sequence[str]) -> list[str]:
     names = evaluator()
-    lines = [f"{names['evaluator']} {names['version']}, METEOR {names['meteor']}, Java {names['java']}; all times 100"]
+    with_what = f"METEOR {names['meteor']}, Java {names['java']}, tokenizer {tokenizer}"
+    lines = [f"{names['evaluator']} {names['version']}, {with_what}; all times 100"]
     lines.append(f"{coverage.scored} of {coverage.asked} {what}, split {coverage.split_sha256[:16]}")
     if coverage.missing:
-        rest = len(coverage.missing) - SHOWN
-        shown = ", ".join(coverage.missing[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+        rest = len(coverage.missing) - MAX_MISSING
+        shown = ", ".join(map(printable, coverage.missing[:MAX_MISSING])) + (f" and {rest} more" if rest > 0 else "")
         lines.append(f"missing: {shown}")
-    return lines
+    return lines + [f"note: {note}" for note in notes]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.score", description="Score captions from anywhere.")
-    parser.add_argument("candidates", type=Path)
-    parser.add_argument("references", type=Path, nargs="+")
+    parser.add_argument("candidates", type=Path, help="with --constant or --human: the first file of references")
+    parser.add_argument("references", type=Path, nargs="*", help="none: the candidates' file has them")
+    floor = parser.add_mutually_exclusive_group()
+    floor.add_argument("--constant", metavar="TEXT", help="no candidates: score this caption for every segment")
+    floor.add_argument("--human", action="store_true", help="no candidates: the first reference against the others")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--dense", action="store_true", help="events with times (found out where not said)")
-    parser.add_argument("--max-proposals", type=int, default=MAX_PROPOSALS, help="of a video, the first so many count")
-    asked = parser.parse_args()
+    parser.add_argument("--split", help="of a file of references that has several (Karpathy's, MSR-VTT's)")
+    parser.add_argument(
+        "--tokenizer", choices=TOKENIZERS, default="ptb", help="characters: for Chinese, Japanese, Thai, ..."
+    )
+    parser.add_argument("--per-segment", type=Path, metavar="FILE.parquet", help="write each segment's scores")
+    parser.add_argument("--dense", action="store_true", help="events with times (usually recognised without this)")
+    parser.add_argument(
+        "--max-proposals",
+        type=_positive,
+        default=MAX_PROPOSALS,
+        help="how many predictions of a video count, from the first on",
+    )
+    parser.add_argument(
+        "--answers", action="store_true", help="score answers to questions: a file of them, then files of the questions"
+    )
+    parser.add_argument(
+        "--list", type=Path, metavar="ans2label.json", help="of --answers: the list they were chosen from"
+    )
+    parser.add_argument(
+        "--train",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="of --answers: training questions, in which the most frequent answers are counted",
+    )
+    options = parser.parse_args()
     try:
-        with Scorer() as scorer:  # first: Java starts while we read
-            content = _load(asked.candidates)
-            if asked.dense or _has_times(content):
-                events, others = _events(content, asked.candidates), list(map(read_events, asked.references))
-                dense = score_dense(events, others, scorer, max_proposals=asked.max_proposals)
-                found = {**asdict(dense), "average": averages(dense)}
-                shown = dense_table(dense)
-            else:
-                candidates = _texts(content, asked.candidates)
-                scores = scorer.score(candidates, read_references(asked.references))
-                figures = diversity(candidates)
-                found = {"coverage": asdict(scores.coverage), "corpus": scores.corpus, "mean": scores.mean}
-                found["diversity"] = figures
-                shown = table(scores, figures)
+        print(_run_answers(options) if options.answers else _run(options))
     except (ValueError, OSError) as error:
-        sys.exit(f"score: {error}")
-    print(json.dumps({**evaluator(), **found}, indent=2) if asked.json else shown)
+        sys.exit(f"score: {message(error)}")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"found {value}, expected 1 or more")
+    return value
+
+
+def _run(options: argparse.Namespace) -> str:
+    """The text to print."""
+    names = {**evaluator(), "tokenizer": options.tokenizer}
+    if options.per_segment and options.per_segment.suffix != ".parquet":
+        raise ValueError(f"--per-segment {options.per_segment}: expected a name that ends in .parquet")
+    if options.per_segment:
+        check_writable(options.per_segment)
+    with Scorer(tokenizer=options.tokenizer) as scorer:  # first: Java starts while we read
+        content = load(options.candidates)
+        if options.constant is not None or options.human:
+            references = references_in([content, *map(load, options.references)], split=options.split)
+            candidates = first_of_each(references) if options.human else dict.fromkeys(references, options.constant)
+            return _scored(options, scorer, candidates, references)
+        others = [load(path) for path in options.references]
+        if not others:
+            if not holds_both(content):
+                raise ValueError(
+                    f"{options.candidates} holds no references beside the candidates; name a file that does"
+                )
+            others = [content]
+        if options.dense or has_times(content):
+            if options.per_segment:
+                raise ValueError("--per-segment is for captions of segments; events with times have no common segments")
+            events = events_in(content)
+            dense = score_dense(events, list(map(events_in, others)), scorer, max_proposals=options.max_proposals)
+            found = {**asdict(dense), "average": averages(dense)}
+            return json.dumps({**names, **found}, indent=2) if options.json else dense_table(dense, options.tokenizer)
+        candidates = candidates_in(content)
+        references = references_in(others, candidates, options.split)
+        return _scored(options, scorer, candidates, references)
+
+
+def first_of_each(references: dict[str, list[str]]) -> dict[str, str]:
+    """Takes each segment's first reference out of `references`, as its candidate.
+
+    Segments with only one reference are taken out whole. Raises ValueError if none has several.
+    """
+    for id in [id for id, texts in references.items() if len(texts) < 2]:
+        del references[id]
+    if not references:
+        raise ValueError("--human: no segment has more than one reference")
+    return {id: texts.pop(0) for id, texts in references.items()}
+
+
+def _scored(
+    options: argparse.Namespace, scorer: Scorer, candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]
+) -> str:
+    scores = scorer.score(candidates, references)
+    if options.per_segment:
+        write_segments(options.per_segment, scores, candidates, references, options.tokenizer)
+    figures = diversity(candidates, split=WORDS[options.tokenizer])
+    if not options.json:
+        return table(scores, figures, options.tokenizer)
+    found = {name: getattr(scores, name) for name in ("corpus", "mean", "meteor_columns", "notes")}
+    names = {**evaluator(), "tokenizer": options.tokenizer}
+    return json.dumps({**names, "coverage": asdict(scores.coverage), **found, "diversity": figures}, indent=2)
+
+
+def _run_answers(options: argparse.Namespace) -> str:
+    """The text to print."""
+    if not options.references:
+        raise ValueError(f"name the files of the questions that {options.candidates} answers, behind it")
+    questions = read_questions(options.references)
+    if options.split:
+        questions = [question for question in questions if question.split == options.split]
+    result = score_answers(
+        questions,
+        read_answers(options.candidates, questions),
+        train=read_questions(options.train) if options.train else (),
+        answer_list=read_answer_list(options.list) if options.list else None,
+    )
+    return json.dumps(answer_figures(result), indent=2) if options.json else answer_table(result)
+
+
+def write_segments(
+    path: Path,
+    scores: Scores,
+    candidates: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    tokenizer: str,
+) -> None:
+    """Each segment's scores, caption and references, as `python -m pipeline.compare` reads them."""
+    ids = scores.segments["segment_id"]
+    each = scores.segments.assign(caption=ids.map(candidates), references=ids.map(references))
+    each.attrs["tokenizer"] = tokenizer
+    with aside(path) as unfinished:
+        each.to_parquet(unfinished, index=False)
 
 
 if __name__ == "__main__":

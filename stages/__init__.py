@@ -1,30 +1,40 @@
 """One module per DVC stage: `python -m stages.NAME`. A stage owns its paths; how things are done is in pipeline/."""
 
+import multiprocessing
 import sys
 from importlib import import_module
-from pathlib import Path
 
-DATASETS = ("coco", "activitynet")
+from pipeline.process.command import end_at_once_when_stopped, guarded, leave_ctrl_c_to_the_parent, parser
+
+DATASETS = ("pictures", "videos")
+EPOCHS = "all complete epochs so far"  # what a stopped training keeps
+
+if sys.argv[0] == "-m":  # Python is about to run a module
+    end_at_once_when_stopped()
+elif multiprocessing.current_process().name != "MainProcess":  # `parent_process()` is not set yet in a spawned worker
+    leave_ctrl_c_to_the_parent()
 
 
-def run(*, per_dataset: bool = False, in_parts: bool = False) -> None:
-    """Run the `main` of the module that `python -m` started. What a user can cause comes out as its message alone.
+def run(*, kept: str | None, per_dataset: bool = False, in_parts: bool = False, takes: str | None = None) -> None:
+    """Run the `main` of the module that `python -m` started. Errors a user can cause are printed as one line.
 
     Args:
+        kept: what a stopped run keeps; None: nothing.
         per_dataset: the stage takes the name of a dataset.
-        in_parts: and then, if it is to make a part of the shards only, --shards I/N.
+        in_parts: it also takes --shards I/N, to make only a part of the shards.
+        takes: the name of another argument.
     """
-    name = Path(sys.argv[0]).stem
-    arguments = sys.argv[1:]
-    if in_parts and arguments[1:2] == ["--shards"]:
-        del arguments[1]
-    if (arguments and arguments[0] not in DATASETS) or not per_dataset <= len(arguments) <= per_dataset + in_parts:
-        takes = f" {'|'.join(DATASETS)}" * per_dataset + " [--shards I/N]" * in_parts
-        sys.exit(f"usage: python -m stages.{name}{takes}")
-    # Imported under its own name: what is defined in `__main__`, a worker on another machine cannot find.
-    spec = sys.modules["__main__"].__spec__
+    module = sys.modules["__main__"]
+    spec = module.__spec__
     assert spec, "start it with python -m"
-    try:
+    typed = parser(spec.name, module.__doc__)
+    if per_dataset:
+        typed.add_argument("dataset", choices=DATASETS)
+    if in_parts:
+        typed.add_argument("--shards", metavar="I/N", help="only every N-th shard from the I-th on")
+    if takes:
+        typed.add_argument(takes)
+    arguments = [value for value in vars(typed.parse_args()).values() if value is not None]
+    with guarded(" ".join([spec.name.split(".")[-1], *arguments]), kept=kept):
+        # Imported under its own name: a worker on another machine cannot find what `__main__` defines.
         import_module(spec.name).main(*arguments)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{' '.join([name, *arguments])}: {error}")

@@ -1,28 +1,29 @@
 """Caption the segments of one split.
 
-Reads data/activitynet/segments.parquet, data/activitynet/embeddings/, models/decoder/, models/finetuned/ and the
+Reads data/videos/segments.parquet, data/videos/embeddings/, models/decoder/, models/finetuned/ and the
 sections caption and seed of params.yaml. Writes data/captions.parquet, data/captions.csv, data/captions.json (COCO
-results), and data/retrieved.parquet (which frames the memory gave for each).
+results), and data/retrieved.parquet (the frames that the memory retrieved for each).
 """
 
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
-from tqdm import tqdm
 
-from pipeline.annotations import from_table
-from pipeline.captioner import load_captioner
-from pipeline.captioning import caption_examples
-from pipeline.captions import write_captions
-from pipeline.device import autocast, choose_device, keep_freed_memory
-from pipeline.embeddings import read_embeddings
+from pipeline.captioner.generation import caption_examples
+from pipeline.captioner.model import load_captioner
+from pipeline.captioner.sequences import make_examples
+from pipeline.dataset.segments import from_table
+from pipeline.device import autocast, choose_device, choose_dtype, keep_freed_memory
+from pipeline.features.embeddings import read_embeddings
+from pipeline.language.decoder import refuse_too_long
 from pipeline.params import Params, load_params
-from pipeline.sequences import make_examples
+from pipeline.process import progress
+from pipeline.scoring.caption_table import write_captions, write_retrieved
 from stages import run
 
-SEGMENTS = Path("data/activitynet/segments.parquet")
-EMBEDDINGS = Path("data/activitynet/embeddings")
+SEGMENTS = Path("data/videos/segments.parquet")
+EMBEDDINGS = Path("data/videos/embeddings")
 DECODER = Path("models/decoder")
 FINETUNED = Path("models/finetuned")
 OUT = Path("data/captions.parquet")
@@ -34,31 +35,33 @@ def main() -> None:
 
 
 def caption(params: Params, finetuned: Path, out: Path) -> str:
-    """Caption with the captioner of the folder `finetuned`, as `params` say; returns the stage's closing line."""
+    """Caption with the captioner in the folder `finetuned`; returns the stage's closing line."""
     options = params.caption
     segments = [segment for segment in from_table(pq.read_table(SEGMENTS)) if segment.split == options.split]
     if not segments:
         raise ValueError(f"{SEGMENTS} has no segments of split {options.split!r}; see caption.split in params.yaml")
+    refuse_too_long(DECODER, *params.longest_row())
     videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
-    captioner, tokenizer = load_captioner(finetuned, DECODER)
-    examples = make_examples(
-        segments, videos, scope=captioner.config.scope, baseline_frame=captioner.config.baseline_frame
-    )
-
     device = choose_device(params.device)
+    captioner, tokenizer = load_captioner(finetuned, DECODER, dtype=choose_dtype(options.precision, device))
+    examples = make_examples(segments, videos, scope=captioner.config.scope)
+
     captioner.to(device)
     torch.manual_seed(params.seed)
     captions = {}
     how = options.model_dump(exclude={"split", "precision"})
-    with autocast(options.precision, device), tqdm(total=len(segments), desc="caption", unit="segment") as bar:
+    with autocast(options.precision, device), progress.bar(total=len(segments), desc="caption", unit="segment") as bar:
         for made in caption_examples(captioner, tokenizer, examples, **how):
             captions.update(made)
             bar.update(len(made))
     write_captions(out, segments, captions)
+    # Always, even without rows: DVC expects the file for every variant.
+    retrieved = {id: one.retrieved for id, one in captions.items()}
+    write_retrieved(out.with_name("retrieved.parquet"), segments, retrieved)
     return (
         f"caption: {len(captions)} of {len(segments)} segments of split {options.split} captioned by {options.method}"
     )
 
 
 if __name__ == "__main__":
-    run()
+    run(kept=None)

@@ -1,26 +1,21 @@
-"""Embed every frame with the encoder: `python -m stages.embed coco|activitynet [--shards 3/16]`.
+"""Embed every frame with the encoder: `python -m stages.embed pictures|videos [--shards 3/16]`.
 
 Reads data/{dataset}/frames/ and models/encoder/. Writes data/{dataset}/embeddings/shard-*.parquet, computing only
-videos whose frames, encoder, settings or code changed; with --shards every 16th shard from the 3rd on and no other.
+videos whose frames, encoder, settings or code changed; with --shards only every 16th shard from the 3rd on.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-from tqdm import tqdm
-
-from pipeline import encoder, engine, shards
 from pipeline.device import choose_device, choose_dtype
-from pipeline.encoder import Encoder
-from pipeline.imports import code_fingerprint
+from pipeline.features import encoder, engine, provenance, shards
+from pipeline.features.encoder import Encoder, schema_of, to_table
+from pipeline.features.shards import Entry, Slice, VideoRows
+from pipeline.features.work import Work
 from pipeline.params import load_params
-from pipeline.shards import Entry, Made, Slice
+from pipeline.process import progress
 from stages import run
 
 ENCODER = Path("models/encoder")
@@ -28,7 +23,7 @@ ENCODER = Path("models/encoder")
 
 @dataclass(frozen=True)
 class Embed:
-    """`engine.Compute` of embeddings; its items are what the shards of `frames` say of a video."""
+    """`work.Compute` of embeddings; its items are entries of the shards of `frames`."""
 
     frames: Path
     device: str
@@ -38,26 +33,26 @@ class Embed:
 
     @cached_property
     def encoder(self) -> Encoder:
-        """Loaded once, where it is first needed: an actor embeds one shard after another."""
+        """Loaded once, when first needed: an actor embeds one shard after another."""
         device = choose_device(self.device)
         return encoder.load_encoder(ENCODER, device=device, dtype=choose_dtype(self.precision, device))
 
-    def __call__(self, items: Mapping[str, Entry], *, cores: int) -> Iterator[Made]:
+    def __call__(self, items: Mapping[str, Entry], *, cores: int) -> Iterator[VideoRows]:
         schema = schema_of(self.encoder.width)
         there = [video_id for video_id, entry in items.items() if entry.rows]
         tables = shards.iterate(self.frames, there, [name for name in schema.names if name != "embedding"])
-        jpegs = shards.iterate(self.frames, there, ["jpeg"], whole=False)  # hours of them need not be in memory
+        jpegs = shards.iterate(self.frames, there, ["jpeg"], whole=False)  # so that hours of them need not be in memory
         parts = ((video_id, part["jpeg"]) for video_id, part in jpegs)
         embedded = self.encoder.embed_videos(parts, batch_size=self.batch_size, workers=cores)
         rows = sum(entry.rows for entry in items.values())
-        with tqdm(total=rows, desc=self.title, unit="frame", unit_scale=True, smoothing=0.05) as bar:
+        with progress.bar(total=rows, desc=self.title, unit="frame", unit_scale=True, smoothing=0.05) as bar:
             for video_id, entry in items.items():
-                final = bool(entry.fingerprint)  # else its frames are to be tried again
+                final = bool(entry.fingerprint)  # otherwise its frames will be tried again
                 if not entry.rows:
-                    yield Made(video_id, None, entry.reason, final)
+                    yield VideoRows(video_id, None, entry.reason, final)
                     continue
                 (_, table), (_, embeddings) = next(tables), next(embedded)
-                yield Made(video_id, to_table(table, embeddings, schema), entry.reason, final)
+                yield VideoRows(video_id, to_table(table, embeddings, schema), entry.reason, final)
                 bar.update(entry.rows)
 
 
@@ -67,20 +62,15 @@ def main(dataset: str, part: str = "1/1") -> None:
     if (found := shards.count(folder)) != params.frames.shards:
         raise ValueError(
             f"{folder} holds {found} shards, params.yaml has frames.shards: {params.frames.shards}; make them with: "
-            f"dvc repro frames@{dataset} (or with the parts of python -m stages.frames that are missing)"
+            f"dvc repro frames@{dataset} (or with the missing parts of python -m stages.frames)"
         )
     frames = shards.index(folder, only)
-    # The batch size too: a matrix product of more rows may add in another order.
-    settings = f"{encoder.digest(ENCODER)} {params.embed} {code_fingerprint(Path(encoder.__file__))}"
-    work = engine.Work(
+    work = Work(
         title,
         folder.with_name("embeddings"),
         schema=schema_of(encoder.embedding_width(ENCODER)),
         shards=params.frames.shards,
-        fingerprints={
-            video_id: hashlib.sha256(f"{entry.fingerprint} {settings}".encode()).hexdigest()
-            for video_id, entry in frames.items()
-        },
+        fingerprints=provenance.fingerprints(frames, ENCODER, params.embed),
         items=frames,
         compute=Embed(folder, params.device, params.embed.precision, params.embed.batch_size, title),
         keeps="gpu model" if params.device in ("auto", "cuda") else "model",
@@ -92,22 +82,5 @@ def main(dataset: str, part: str = "1/1") -> None:
     )
 
 
-def schema_of(width: int) -> pa.Schema:
-    return pa.schema(
-        [
-            ("video_id", pa.string()),
-            ("frame_index", pa.int32()),
-            ("timestamp_s", pa.float64()),
-            ("embedding", pa.list_(pa.float16(), width)),
-        ]
-    )
-
-
-def to_table(frames: pa.Table, embeddings: NDArray[np.float16], schema: pa.Schema) -> pa.Table:
-    """`frames` (a video's rows without the pictures) with their embeddings, [frames, E]."""
-    column = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.ravel()), embeddings.shape[1])
-    return frames.append_column("embedding", column).cast(schema)
-
-
 if __name__ == "__main__":
-    run(per_dataset=True, in_parts=True)
+    run(kept="shards that are complete", per_dataset=True, in_parts=True)

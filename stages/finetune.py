@@ -1,27 +1,33 @@
 """Fine-tune the pretrained captioner on videos, with a memory of earlier frames or without.
 
-Reads data/activitynet/segments.parquet, data/activitynet/embeddings/, models/decoder/, models/pretrained/ and the
-sections memory, lora, finetune and seed of params.yaml. Writes models/finetuned/ and the curves in metrics/finetune/.
+Reads data/videos/segments.parquet, data/videos/embeddings/, models/decoder/, models/pretrained/ and the sections
+memory, baseline, lora, finetune and seed of params.yaml. Writes models/finetuned/, including statistics of its training
+videos (pipeline/captioner/familiarity.py), and the curves in metrics/finetune/.
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.annotations import from_table
-from pipeline.captioner import load_captioner, load_config
-from pipeline.device import keep_freed_memory
-from pipeline.embeddings import read_embeddings
-from pipeline.memory import MemoryConfig
+from pipeline.baselines import BaselineConfig
+from pipeline.captioner import familiarity
+from pipeline.captioner.distant import DistantTraining
+from pipeline.captioner.memory import MemoryConfig
+from pipeline.captioner.model import load_captioner, load_config
+from pipeline.captioner.sequences import make_examples
+from pipeline.captioner.training import train_and_save
+from pipeline.dataset.segments import from_table
+from pipeline.device import choose_device, choose_dtype, keep_freed_memory
+from pipeline.features.embeddings import read_embeddings
+from pipeline.language.decoder import refuse_too_long
 from pipeline.params import Params, load_params
-from pipeline.sequences import make_examples
-from pipeline.training import train_and_save, unfinished
-from stages import run
+from pipeline.training.loop import unfinished
+from stages import EPOCHS, run
 
-SEGMENTS = Path("data/activitynet/segments.parquet")
-EMBEDDINGS = Path("data/activitynet/embeddings")
+SEGMENTS = Path("data/videos/segments.parquet")
+EMBEDDINGS = Path("data/videos/embeddings")
 DECODER = Path("models/decoder")
 PRETRAINED = Path("models/pretrained")
 OUT = Path("models/finetuned")
@@ -34,37 +40,45 @@ def main() -> None:
 
 
 def finetune(params: Params, out: Path, curves: Path, pretrained: Path = PRETRAINED) -> str:
-    """Fine-tune as `params` say and write the captioner and its curves; returns the stage's closing line.
+    """Fine-tune and write the captioner and its curves; returns the stage's closing line.
 
     Args:
-        pretrained: the folder of the captioner to begin with.
+        pretrained: the folder of the captioner to start from.
     """
     segments = from_table(pq.read_table(SEGMENTS))
+    refuse_too_long(DECODER, *params.longest_row())
     inputs = [SEGMENTS, EMBEDDINGS, DECODER, pretrained]
-    work = unfinished("finetune", Path(__file__), (params.memory, params.lora, params.finetune, params.seed), inputs)
-    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments), work / "embeddings")
+    settings = (params.memory, params.baseline, params.lora, params.finetune, params.seed)
+    with unfinished("finetune", Path(__file__), settings, inputs) as work:
+        videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments), work / "embeddings")
 
-    memory = MemoryConfig(**params.memory.model_dump(exclude={"enabled"})) if params.memory.enabled else None
-    baseline_frame = None if memory else params.finetune.baseline_frame
-    config = replace(load_config(pretrained), memory=memory, baseline_frame=baseline_frame)
-    torch.manual_seed(params.seed)
-    captioner, tokenizer = load_captioner(pretrained, DECODER, config)
+        memory = None
+        if params.memory.enabled:
+            memory = MemoryConfig(**params.memory.model_dump(include={field.name for field in fields(MemoryConfig)}))
+        baseline = None if memory else BaselineConfig(**params.baseline.model_dump())
+        config = replace(load_config(pretrained), memory=memory, baseline=baseline)
+        dtype = choose_dtype(params.finetune.precision, choose_device(params.device))
+        torch.manual_seed(params.seed)
+        captioner, tokenizer = load_captioner(pretrained, DECODER, config, dtype=dtype)
 
-    examples = make_examples(segments, videos, scope=memory.scope if memory else None, baseline_frame=baseline_frame)
-    return train_and_save(
-        captioner,
-        tokenizer,
-        examples,
-        params.finetune,
-        params.lora,
-        seed=params.seed,
-        device=params.device,
-        name="finetune",
-        work=work,
-        folder=out,
-        curves=curves,
-    )
+        examples = make_examples(segments, videos, scope=config.scope)
+        line = train_and_save(
+            captioner,
+            tokenizer,
+            examples,
+            params.finetune,
+            params.lora,
+            seed=params.seed,
+            device=params.device,
+            name="finetune",
+            work=work,
+            folder=out,
+            curves=curves,
+            distant=DistantTraining.of(params.memory),
+        )
+        familiarity.save(out / familiarity.FILE, familiarity.of_segments(segments, videos))
+        return line
 
 
 if __name__ == "__main__":
-    run()
+    run(kept=EPOCHS)

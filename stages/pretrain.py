@@ -1,6 +1,6 @@
 """Pretrain the mapper on pictures.
 
-Reads data/coco/segments.parquet, data/coco/embeddings/, models/decoder/ and the sections mapper, lora, pretrain
+Reads data/pictures/segments.parquet, data/pictures/embeddings/, models/decoder/ and the sections mapper, lora, pretrain
 and seed of params.yaml. Writes models/pretrained/ and the curves in metrics/pretrain/.
 """
 
@@ -9,19 +9,21 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.annotations import from_table
-from pipeline.captioner import CaptionerConfig, build_captioner
-from pipeline.decoder import load_decoder
-from pipeline.device import keep_freed_memory
-from pipeline.embeddings import embedding_width, read_embeddings
-from pipeline.mapper import MapperConfig
+from pipeline.baselines import LAST
+from pipeline.captioner.mapper import MapperConfig
+from pipeline.captioner.model import CaptionerConfig, build_captioner
+from pipeline.captioner.sequences import make_examples
+from pipeline.captioner.training import train_and_save
+from pipeline.dataset.segments import from_table
+from pipeline.device import choose_device, choose_dtype, keep_freed_memory
+from pipeline.features.embeddings import embedding_width, read_embeddings
+from pipeline.language.decoder import load_decoder, refuse_too_long
 from pipeline.params import Params, load_params
-from pipeline.sequences import make_examples
-from pipeline.training import train_and_save, unfinished
-from stages import run
+from pipeline.training.loop import unfinished
+from stages import EPOCHS, run
 
-SEGMENTS = Path("data/coco/segments.parquet")
-EMBEDDINGS = Path("data/coco/embeddings")
+SEGMENTS = Path("data/pictures/segments.parquet")
+EMBEDDINGS = Path("data/pictures/embeddings")
 DECODER = Path("models/decoder")
 OUT = Path("models/pretrained")
 CURVES = Path("metrics/pretrain")
@@ -33,40 +35,44 @@ def main() -> None:
 
 
 def pretrain(params: Params, out: Path, curves: Path) -> str:
-    """Pretrain as `params` say and write the captioner and its curves; returns the stage's closing line."""
+    """Pretrain and write the captioner and its curves; returns the stage's closing line."""
     segments = from_table(pq.read_table(SEGMENTS))
+    refuse_too_long(DECODER, *params.longest_row())
     inputs = [SEGMENTS, EMBEDDINGS, DECODER]
-    work = unfinished("pretrain", Path(__file__), (params.mapper, params.lora, params.pretrain, params.seed), inputs)
-    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments), work / "embeddings")
-    decoder, tokenizer = load_decoder(DECODER)
+    with unfinished(
+        "pretrain", Path(__file__), (params.mapper, params.lora, params.pretrain, params.seed), inputs
+    ) as work:
+        videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments), work / "embeddings")
+        dtype = choose_dtype(params.pretrain.precision, choose_device(params.device))
+        decoder, tokenizer = load_decoder(DECODER, dtype=dtype)
 
-    config = CaptionerConfig(
-        mapper=MapperConfig(
-            **params.mapper.model_dump(),
-            embedding_width=embedding_width(videos),
-            decoder_width=decoder.get_input_embeddings().embedding_dim,
-        ),
-        memory=None,
-        baseline_frame="last",  # pictures have one
-    )
-    torch.manual_seed(params.seed)
-    captioner = build_captioner(config, decoder)
+        config = CaptionerConfig(
+            mapper=MapperConfig(
+                **params.mapper.model_dump(),
+                embedding_width=embedding_width(videos),
+                decoder_width=decoder.get_input_embeddings().embedding_dim,
+            ),
+            memory=None,
+            baseline=LAST,  # pictures have one frame
+        )
+        torch.manual_seed(params.seed)
+        captioner = build_captioner(config, decoder)
 
-    examples = make_examples(segments, videos, scope=None, baseline_frame=config.baseline_frame)
-    return train_and_save(
-        captioner,
-        tokenizer,
-        examples,
-        params.pretrain,
-        params.lora,
-        seed=params.seed,
-        device=params.device,
-        name="pretrain",
-        work=work,
-        folder=out,
-        curves=curves,
-    )
+        examples = make_examples(segments, videos, scope=config.scope)
+        return train_and_save(
+            captioner,
+            tokenizer,
+            examples,
+            params.pretrain,
+            params.lora,
+            seed=params.seed,
+            device=params.device,
+            name="pretrain",
+            work=work,
+            folder=out,
+            curves=curves,
+        )
 
 
 if __name__ == "__main__":
-    run()
+    run(kept=EPOCHS)

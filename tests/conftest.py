@@ -3,25 +3,93 @@ import os
 import re
 import socket
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import pytest
-from ruamel.yaml import YAML
 
-from bench.forking import SLOW, TRAINING, Forking
+from tests.forking import SLOW, TRAINING, Forking
+from tests.tiny import write_params
 
 # Begun first: a long file that is begun last is waited for by every worker.
-LONGEST = ("test_pipeline", "test_ablation", "test_training", "test_engine", "test_scores", "test_incremental")
+LONGEST = (
+    "test_pipeline",
+    "test_ablation",
+    "test_loop",
+    "test_training",
+    "test_engine",
+    "test_scorer",
+    "test_incremental",
+)
+
+# And these, of what `-m "not slow"` leaves out: they start browsers, servers, clusters or many ffmpegs and Javas.
+TAKE_LONG = (
+    *LONGEST,
+    *(
+        "test_app",
+        "test_archives",
+        "test_children",
+        "test_coco",
+        "test_ddp",
+        "test_frames",
+        "test_memory",
+    ),
+    *("test_predict", "test_published", "test_remote", "test_report", "test_safety", "test_streaming", "test_youtube"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    for item in items:
+        if item.path.stem in TAKE_LONG:
+            item.add_marker(pytest.mark.slow)
+
+
+class Results:
+    """What `dvc repro` has left in this clone. No test may depend on it, so none reads it; none writes there."""
+
+    def __init__(self, root: Path) -> None:
+        self.folders = tuple(f"{root / name}{os.sep}" for name in ("data", "models", "metrics"))
+        listed = subprocess.run(["git", "ls-files", "-z", *self.folders], capture_output=True, text=True, cwd=root)
+        self.committed = {str(root / name) for name in listed.stdout.split("\0")}
+        self.used: list[str] = []  # by Python in this process
+        sys.addaudithook(self._watch)
+
+    def there(self) -> dict[str, tuple[int, int]]:
+        """Size and time of change, by file."""
+        files = [Path(folder, name) for top in self.folders for folder, _, names in os.walk(top) for name in names]
+        return {str(file): (file.lstat().st_size, file.lstat().st_mtime_ns) for file in files}
+
+    def _watch(self, event: str, arguments: tuple) -> None:
+        # Not the listings of folders: DVC goes through all of them, and looks for what git ignores, to find pipelines.
+        if event == "open" and isinstance(arguments[0], str | bytes):
+            path = os.path.abspath(os.fsdecode(arguments[0]))  # noqa: PTH100
+            if path.startswith(self.folders) and not path.endswith("ignore") and path not in self.committed:
+                self.used.append(path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def results() -> Iterator[Results]:
+    results = Results(Path.cwd())
+    before = results.there()
+    results.used.clear()
+    yield results
+    assert results.there() == before, "a test has written into data/, models/ or metrics/ of this clone"
+
+
+@pytest.fixture(autouse=True)
+def uses_no_results(results) -> Iterator[None]:
+    yield
+    used, results.used[:] = list(results.used), []
+    assert not used, "a test must not depend on what this clone's data/, models/ and metrics/ hold"
 
 
 @pytest.fixture(scope="session")
@@ -44,7 +112,7 @@ def make_video(tmp_path_factory) -> Callable[..., Path]:
     @cache
     def make(name: str, size="64x48", rate="10", seconds=2.0, filters="", *options: str) -> Path:
         source = f"color=black:s={size}:r={rate}:d={seconds},geq=lum='16+mod(N*4,200)':cb=128:cr=128"
-        path = folder / name
+        path = Path(tempfile.mkdtemp(dir=folder)) / name  # two kinds may have one name
         run_ffmpeg("-f", "lavfi", "-i", ",".join(part for part in (source, filters) if part), *options, str(path))
         return path
 
@@ -53,6 +121,32 @@ def make_video(tmp_path_factory) -> Callable[..., Path]:
 
 def run_ffmpeg(*arguments: str) -> None:
     subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-y", *arguments], check=True)
+
+
+@pytest.fixture
+def tokenizer() -> Any:
+    """Of tests/colours.py, as `decoder` is."""
+    from tests.colours import make_tokenizer
+
+    return make_tokenizer()
+
+
+@pytest.fixture
+def decoder() -> Any:
+    from tests.colours import make_decoder
+
+    return make_decoder()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes on one thread: sums have one order, and other tests' processes are not waited for."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -79,27 +173,11 @@ def workspace(tmp_path, monkeypatch) -> Callable[..., Path]:
     return make
 
 
-def write_params(path: Path, original: Path, values: dict[str, object]) -> None:
-    """Write the params file `original` with some values changed ({"frames.fps": 2, ...}); `...` takes a key out."""
-    yaml = YAML()
-    params = yaml.load(original.read_text())
-    for key, value in values.items():
-        *sections, last = key.split(".")
-        inner = params
-        for section in sections:
-            inner = inner[section]
-        if value is ...:
-            del inner[last]
-        else:
-            inner[last] = value
-    with path.open("w") as file:
-        yaml.dump(params, file)
-
-
 @dataclass
 class Page:
     """What a site answers. Its unkindness: cut, so many bytes of an answer and the connection is closed; stall_s, it
-    sends half and then waits; claims, the Content-Length it sends; ranges False, it sends all whatever was asked for.
+    sends half and then waits; claims, the Content-Length it sends; ranges False, it sends all whatever was asked for;
+    endless, it repeats the body for as long as somebody reads; phrase, what stands beside the status.
     """
 
     body: bytes
@@ -108,8 +186,10 @@ class Page:
     headers: tuple[tuple[str, str], ...] = ()
     cut: int | None = None
     stall_s: float = 0.0
-    claims: int | None = None
+    claims: int | str | None = None
     ranges: bool = True
+    endless: bool = False
+    phrase: str | None = None
 
 
 class Site(http.server.ThreadingHTTPServer):
@@ -156,14 +236,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             else:
                 headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"
                 status, body = 206, body[first : last + 1]
-        self.send_response(status)
+        self.send_response(status, page.phrase)
         self.send_header("Content-Type", page.kind)
-        self.send_header("Content-Length", str(len(body) if page.claims is None else page.claims))
+        if not page.endless:
+            self.send_header("Content-Length", str(len(body) if page.claims is None else page.claims))
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return
+        while page.endless:  # the client's leaving ends it
+            self.wfile.write(body)
         self.wfile.write(body[: len(body) // 2 if page.stall_s else page.cut])
         if page.stall_s:
             self.wfile.flush()
@@ -177,6 +260,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_) -> None:
         pass
+
+
+@pytest.fixture
+def small_project(tmp_path) -> Path:
+    """Of a stage and the modules that it imports, and one that it does not."""
+    for name, text in {
+        "pipeline/__init__.py": "",
+        "pipeline/a.py": "import numpy\nfrom pipeline.b import f\n",
+        "pipeline/b.py": "def f():\n    from pipeline.deep import c\n    return c\n",
+        "pipeline/deep/__init__.py": "",
+        "pipeline/deep/c.py": "",
+        "pipeline/unused.py": "",
+        "stages/__init__.py": "",
+        "stages/go.py": "import pipeline.a\n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
 
 
 @pytest.fixture

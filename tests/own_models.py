@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import torch
-from test_training import make_decoder, make_tokenizer
 
-from bench.random_clip import write_random_clip
-from pipeline.captioner import CaptionerConfig, build_captioner, save_captioner
-from pipeline.decoder import save_decoder
-from pipeline.mapper import MapperConfig
-from pipeline.memory import MemoryConfig
+from pipeline.baselines import BaselineConfig
+from pipeline.captioner.mapper import MapperConfig
+from pipeline.captioner.model import CaptionerConfig, build_captioner, save_captioner
+from pipeline.language.decoder import save_decoder
+from tests.colours import make_decoder, make_tokenizer
+from tests.memory_config import memory_config
+from tests.random_clip import write_random_clip
 
 PARAMS = {
     "frames.fps": 5,
@@ -21,15 +22,18 @@ PARAMS = {
 }
 
 
-def write_models(memory: bool = True) -> None:
+def write_models(memory: bool = True, keyframes: int = 2, baseline: str = "mean") -> None:
     """Into models/ of the current folder."""
     write_random_clip(Path("models/encoder"), 8)
     save_decoder(Path("models/decoder"), make_decoder(), make_tokenizer())
     config = CaptionerConfig(
         mapper=MapperConfig("transformer", 2, 2, 16, 1, 2, embedding_width=8, decoder_width=16),
         # k: all of them, or rounding decides which of frames that are nearly alike are the nearest
-        memory=MemoryConfig((1, 2), 300, 600, "joint", "age", "video", "through", 2) if memory else None,
-        baseline_frame=None if memory else "mean",
+        memory=memory_config(layers=(1, 2), k=300, max_entries=600, keyframes=keyframes) if memory else None,
+        baseline=None if memory else BaselineConfig(baseline, 3),
     )
     torch.manual_seed(1)
-    save_captioner(Path("models/finetuned"), build_captioner(config, make_decoder()), None)
+    captioner = build_captioner(config, make_decoder())
+    if captioner.mapper.marks is not None:
+        torch.nn.init.normal_(captioner.mapper.marks)
+    save_captioner(Path("models/finetuned"), captioner, None)

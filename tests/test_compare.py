@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.compare import bootstrap, common, compare, exchanged, randomisation_p, resampled
-from pipeline.scores import METRICS, score
+import pipeline.compare as module
+from pipeline.scoring.paired import Comparison, compare
+from pipeline.scoring.registry import of_corpus
+from pipeline.scoring.scorer import score
+from pipeline.scoring.segment_scores import common, incomplete, read_scores
 
 
 def scores(values, kinds=None) -> pd.DataFrame:
@@ -26,55 +30,74 @@ def scores(values, kinds=None) -> pd.DataFrame:
     )
 
 
-def test_the_interval_of_a_mean_is_the_normal_one_for_many_pairs():
-    differences = np.random.default_rng(0).normal(1.0, 2.0, size=400)
-    low, high, p = bootstrap(differences, resampled(400, np.random.default_rng(1), 10_000))
-    error = differences.std() / 20
-    assert low == pytest.approx(differences.mean() - 1.96 * error, abs=0.1 * error)
-    assert high == pytest.approx(differences.mean() + 1.96 * error, abs=0.1 * error)
-    assert p < 0.001 < low
+def test_the_command_says_why_a_single_video_has_no_p_and_what_is_left_out(tmp_path, monkeypatch, capsys):
+    names = [str(tmp_path / name) for name in ("one.parquet", "two.parquet")]
+    for name, values in zip(names, ([1.0, np.nan], [5.0, 2.0]), strict=True):
+        scores([1.0, 2.0], ["now", "then"]).assign(METEOR=values).to_parquet(name)
+    monkeypatch.setattr("sys.argv", ["compare", *names])
+    module.main()
+    printed = capsys.readouterr()
+    assert printed.err == f"compare: METEOR is left out where {names[0]} has none: 1 of 2 segments\n"
+    assert "A single video has no interval and no p (-)" in printed.out
+    assert "Neither run has video ids: each segment counts as a video of its own." in printed.out
+    assert "corrected for all of the 1 comparisons" in printed.out
+    row = next(line.split() for line in printed.out.splitlines() if line.startswith("now") and "METEOR" in line)
+    assert row[-5:] == ["+4.0", "-", "-", "-", "-"]
 
 
-def test_the_bootstraps_p_is_the_normal_one_for_many_pairs():
-    differences = np.random.default_rng(0).normal(size=400)
-    differences += 2 * differences.std() / 20 - differences.mean()  # two standard errors from 0
-    assert bootstrap(differences, resampled(400, np.random.default_rng(1), 20_000))[2] == pytest.approx(
-        0.0455, abs=0.01
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_score_that_is_no_number_in_either_table_is_left_out_and_said(value):
+    whole = scores([1.0, 2.0, 3.0]).assign(METEOR=[1.0, 2.0, 3.0])
+    part = scores([1.0, value, 3.0]).assign(METEOR=[1.0, 2.0, 3.0])
+    for tables in ((whole, part), (part, whole)):
+        assert {result.metric for result in compare(*tables)} == {"METEOR"}
+    assert incomplete({"old": whole, "new": part}) == ["CIDEr is left out where new has none: 1 of 3 segments"]
+
+
+def test_tables_without_segments_or_that_are_no_tables_of_scores_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^no segments in either run: nothing to compare$"):
+        compare(scores([]), scores([]))
+    path = tmp_path / "a.parquet"
+
+    def refused(frame, message):
+        frame.to_parquet(path)
+        with pytest.raises(ValueError, match=message):
+            read_scores(str(path))
+
+    refused(scores([]), r"a\.parquet: no segments, nothing to compare$")
+    refused(
+        scores([1.0]).drop(columns="references"), r"not a table of scores \(it has no column references\); `python -m "
     )
+    refused(pd.concat([scores([1.0])] * 2), r"a\.parquet: 1 segments occur twice, the first 'v0#0'$")
+    path.write_text("segment_id,CIDEr")
+    with pytest.raises(
+        ValueError, match=r"a\.parquet: not a table of scores \(.*\); `python -m pipeline.score .* writes one$"
+    ):
+        read_scores(str(path))
+    with pytest.raises(ValueError, match=r"gone\.parquet: no such file; `python -m pipeline.score"):
+        read_scores(str(tmp_path / "gone.parquet"))
 
 
-def test_p_is_exact_where_all_exchanges_can_be_counted():
-    # Of the 8 ways to sign (3, 2, 1), two have a mean as far from zero as all plus.
-    rng = np.random.default_rng(0)
-    assert randomisation_p(np.array([3.0, 2.0, 1.0]), exchanged(3, rng, 20_000)) == pytest.approx(0.25, abs=0.01)
-    assert randomisation_p(np.zeros(5), exchanged(5, rng, 100)) == 1.0
+def test_scores_of_captions_from_elsewhere_compare_with_a_runs(tmp_path):
+    run, theirs = scores([1.0, 2.0, 3.0]), scores([2.0, 2.0, 5.0])[["segment_id", "references", "CIDEr"]]
+    theirs["references"] = [np.array(["a caption"])] * 3
+    for tables in ((run, theirs), (theirs, run)):
+        found = compare(*tables)
+        assert {result.group for result in found} == {"all", "now"} and abs(found[0].difference) == 1
 
 
-def test_both_p_are_uniform_where_nothing_differs():
-    rng = np.random.default_rng(0)
-    weights, signs = resampled(50, rng, 500), exchanged(50, rng, 500)
-    # Scores as they are: many pairs alike, the others skewed.
-    nothing = [rng.choice([0, 0, 1, -1], 50) * rng.exponential(size=50) for _ in range(400)]
-    found = np.array([(bootstrap(gain, weights)[2], randomisation_p(gain, signs)) for gain in nothing])
-    for level in (0.05, 0.25, 0.5, 0.75):
-        assert (found < level).mean(axis=0) == pytest.approx([level, level], abs=0.07), level
-
-
-def test_groups_are_all_the_kinds_and_thirds_by_length():
-    kinds = ["now", "before"] * 20
-    better = np.where(np.array(kinds) == "before", 10.0, 0.0)
-    rng = np.random.default_rng(0)
-    base = rng.normal(50, 1, size=40)
-    results = {r.group: r for r in compare(scores(base, kinds), scores(base + better, kinds))}
-    assert set(results) == {"all", "now", "before", "short", "medium", "long"}
-    assert results["before"].difference == pytest.approx(10) and results["before"].p < 0.001
-    assert results["now"].difference == 0 and results["now"].p == 1
-    assert results["all"].low > 0 and results["all"].segments == 40
-    assert sum(results[third].segments for third in ("short", "medium", "long")) == 40
+def test_scores_of_different_tokenizers_are_refused(tmp_path):
+    one, two = scores([1.0]), scores([2.0])
+    two.attrs["tokenizer"] = "characters"
+    two.to_parquet(tmp_path / "two.parquet")
+    with pytest.raises(
+        ValueError, match=r"^one run is scored with the tokenizer ptb, the other with characters: not com"
+    ):
+        compare(one, read_scores(str(tmp_path / "two.parquet")))
 
 
 def test_runs_over_other_segments_or_references_are_refused():
-    with pytest.raises(ValueError, match=r"3 and 2 segments, 1 of them in one run only \(v2#0"):
+    with pytest.raises(ValueError, match=r"3 and 2 segments, 1 of them in only one run \(v2#0"):
         compare(scores([1.0, 2.0, 3.0]), scores([1.0, 2.0]))
     with pytest.raises(ValueError, match=r"--common compares the segments that both have$"):
         compare(scores([1.0, 2.0]), scores([1.0, 2.0, 3.0]))
@@ -89,23 +112,23 @@ def test_runs_over_other_segments_or_references_are_refused():
         common(scores([1.0]), other)
 
 
-def test_common_segments_are_scored_anew_because_ciders_rare_words_are_counted_over_all():
-    said = {"a": "a dog runs", "b": "a cat sleeps on a mat", "c": "a dog sleeps", "d": "two men play"}
+def test_common_segments_are_scored_again_because_ciders_rare_words_are_counted_over_all():
+    captions = {"a": "a dog runs", "b": "a cat sleeps on a mat", "c": "a dog sleeps", "d": "two men play"}
     meant = {"a": ["the dog runs fast"], "b": ["a cat sleeps"], "c": ["a dog sleeps"], "d": ["men play chess"]}
 
     def run(ids):
         """With scores that nobody computed."""
-        texts = {"caption": [said[id] for id in ids], "references": [meant[id] for id in ids]}
+        texts = {"caption": [captions[id] for id in ids], "references": [meant[id] for id in ids]}
         return scores([0.0] * len(ids)).assign(segment_id=list(ids), **texts)
 
     one, two = common(run("abc"), run("abcd"))
-    wanted = score({id: said[id] for id in "abc"}, {id: meant[id] for id in "abc"}).segments
+    wanted = score({id: captions[id] for id in "abc"}, {id: meant[id] for id in "abc"}).segments
     for found in (one, two):
         assert list(found["segment_id"]) == ["a", "b", "c"]
-        assert found[list(METRICS)].equals(wanted[list(METRICS)])
+        assert found[of_corpus()].equals(wanted[of_corpus()])
     assert {result.difference for result in compare(one, two)} == {0.0}
     same = run("ab")
-    assert all(table is same for table in common(same, same))  # nothing to restrict, nothing scored anew
+    assert all(table is same for table in common(same, same))  # nothing to restrict, nothing scored again
 
 
 def test_the_command_compares_the_workspace_with_itself_and_says_what_is_missing(tmp_path):
@@ -118,7 +141,37 @@ def test_the_command_compares_the_workspace_with_itself_and_says_what_is_missing
     )
     first = json.loads(run.stdout)[0]
     assert (first["difference"], first["p"], first["p_bootstrap"]) == (0, 1, 1)
+    scores([3.0]).to_parquet(tmp_path / "theirs.parquet")
+    run = subprocess.run([*command, "theirs.parquet"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 1 and "2 and 1 segments, 1 of them in only one run (v1#0, ...)" in run.stderr
+    run = subprocess.run(
+        [*command, "theirs.parquet", "--common"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (
+        run.returncode == 1
+        and run.stderr == "compare: the first run has no captions to score again (no column caption)\n"
+    )
     text = subprocess.run([*command, "workspace"], cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
-    assert "p bootstrap  p exchange" in text
+    assert "p bootstrap  p exchange  p Holm" in text
     run = subprocess.run([*command, "nowhere"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert run.returncode == 1 and run.stderr.startswith("compare: nowhere: metrics/segments.parquet not to be had")
+    assert run.returncode == 1 and run.stderr.startswith("compare: nowhere: metrics/segments.parquet not found")
+
+
+def test_each_figure_of_the_table_stands_under_its_name():
+    found = Comparison("now", "CIDEr", 12, 5, 1.25, 3.5, 2.25, 0.5, 4.0, p=0.02, p_bootstrap=0.01, p_holm=0.3)
+    head, row = module.table([found], ("old", "new")).splitlines()
+    names = ["group", "score", "segments", "videos", "old", "new", "difference", "95 % interval"]
+    names += ["p bootstrap", "p exchange", "p Holm"]
+    assert re.split(r" {2,}", head.strip()) == names
+    figures = ["now", "CIDEr", "12", "5", "1.2", "3.5", "+2.2", "+0.5 .. +4.0", "0.0100", "0.0200", "0.3000"]
+    assert re.split(r" {2,}", row.strip()) == figures
+
+
+def test_that_only_common_segments_are_compared_is_told(tmp_path, monkeypatch, capsys):
+    for name, values in (("one.parquet", [1.0, 2.0, 3.0]), ("two.parquet", [1.0, 2.0])):
+        scores(values).assign(caption="a caption").to_parquet(tmp_path / name)
+    monkeypatch.setattr("pipeline.scoring.segment_scores.rescored", lambda table: table)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["compare", "one.parquet", "two.parquet", "--common"])
+    module.main()
+    assert capsys.readouterr().out.startswith("Only the 2 common segments, of 3 in one.parquet, 2 in two.parquet.")

@@ -1,29 +1,24 @@
-"""dvc.yaml and ablation/pipeline.yaml against the code: DVC says "up to date" about whatever their deps do not name."""
+"""dvc.yaml and studies/*/dvc.yaml against the code: DVC says "up to date" about whatever their deps do not name."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 from dvc.repo import Repo
 
-from ablation.settings import FRAME, READ, SWITCH, load_ablation
-from pipeline.imports import code_fingerprint, imported_files
+from pipeline.deps import FILES, with_code
+from pipeline.imports import imported_files
 from pipeline.params import load_params
 from stages import DATASETS
+from studies.ablation.settings import READ, SWITCH, load_ablation
 
 ROOT = Path.cwd()
 
 
 @pytest.fixture(scope="module")
 def all_stages():
-    """Of both pipelines; the ablation's is shown to DVC as `make ablation` shows it."""
-    shown = ROOT / "ablation/dvc.yaml"
-    shutil.copy(ROOT / "ablation/pipeline.yaml", shown)
-    try:
-        with Repo(".") as repo:
-            return {stage.addressing: stage for stage in repo.index.stages}
-    finally:
-        shown.unlink()
+    """Of the main pipeline and of every study."""
+    with Repo(".") as repo:
+        return {stage.addressing: stage for stage in repo.index.stages}
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +29,10 @@ def stages(all_stages):
 
 @pytest.fixture(scope="module")
 def ablation(all_stages):
-    stages = {name: stage for name, stage in all_stages.items() if Path(stage.path) == ROOT / "ablation/dvc.yaml"}
-    return {name.removeprefix("ablation/dvc.yaml:"): stage for name, stage in stages.items()}
+    stages = {
+        name: stage for name, stage in all_stages.items() if Path(stage.path) == ROOT / "studies/ablation/dvc.yaml"
+    }
+    return {name.removeprefix("studies/ablation/dvc.yaml:"): stage for name, stage in stages.items()}
 
 
 def modules_named(stage) -> set[Path]:
@@ -65,6 +62,32 @@ def test_every_stage_names_exactly_the_modules_it_imports(all_stages):
         assert modules_named(stage) == imported_files(module_of(stage)), f"deps of {name}"
 
 
+@pytest.mark.parametrize("file", FILES)
+def test_the_deps_are_those_that_make_deps_writes(file):
+    text = (ROOT / file).read_text()
+    assert with_code(text) == text, "run: make deps"
+
+
+def test_make_deps_adds_what_is_imported_removes_what_is_not_and_leaves_the_rest(small_project):
+    before = """stages:
+  go:  # a comment
+    cmd: python -m stages.go ${key}
+    deps:
+      - data/a.parquet
+      - pipeline/gone.py
+      - pipeline/unused.py
+      - pipeline/out
+    params: [a]
+"""
+    code = [f"      - {name}\n" for name in ("pipeline/__init__.py", "pipeline/a.py", "pipeline/b.py")]
+    code += [f"      - {name}\n" for name in ("pipeline/deep/__init__.py", "pipeline/deep/c.py")]
+    code += [f"      - {name}\n" for name in ("stages/__init__.py", "stages/go.py")]
+    gone = "      - pipeline/gone.py\n      - pipeline/unused.py\n"
+    after = before.replace(gone, "").replace("    params", "".join(code) + "    params")
+    assert with_code(before, small_project) == after
+    assert with_code(after, small_project) == after
+
+
 def test_changing_the_memory_reaches_finetune_caption_and_evaluate_only(stages):
     readers = {
         name
@@ -82,9 +105,9 @@ def test_changing_how_captions_are_generated_reaches_caption_and_evaluate_only(s
 
 
 def test_changing_the_frame_rate_reaches_frames_and_all_that_follows(stages):
-    assert downstream(stages, "frames@activitynet") == {
-        "frames@activitynet",
-        "embed@activitynet",
+    assert downstream(stages, "frames@videos") == {
+        "frames@videos",
+        "embed@videos",
         "finetune",
         "caption",
         "evaluate",
@@ -118,8 +141,8 @@ def test_a_variant_reads_its_own_settings_and_all_else_that_its_stages_read(abla
 
     for name in load_ablation().variants:
         named = params_named(ablation[f"variant@{name}"])
-        assert expanded(named["params.yaml"]) == expanded(set(READ)) - {SWITCH, FRAME}
-        assert named["ablation/params.yaml"] == {"seeds", f"variants.{name}"}
+        assert expanded(named["params.yaml"]) == expanded(set(READ) - {"baseline"}) - {SWITCH}
+        assert named["studies/ablation/params.yaml"] == {"seeds", f"variants.{name}"}
 
 
 def test_a_variant_reads_the_files_and_sections_that_the_main_pipelines_stages_read(stages, ablation):
@@ -127,7 +150,7 @@ def test_a_variant_reads_the_files_and_sections_that_the_main_pipelines_stages_r
     made = {out.fs_path for stage in shared for out in stage.outs}
     wanted = set().union(*map(files_read, shared)) - made
     # But that each seed's trainings begin with a mapper of that seed.
-    wanted = wanted - {str(ROOT / "models/pretrained")} | {str(ROOT / "ablation/models")}
+    wanted = wanted - {str(ROOT / "models/pretrained")} | {str(ROOT / "studies/ablation/models")}
     assert files_read(ablation["variant@memory"]) == wanted
     sections = {key.split(".")[0] for stage in shared for key in params_named(stage)["params.yaml"]}
     assert sections == {*READ, "seed"}  # the seed is each run's own
@@ -137,19 +160,19 @@ def test_the_ablations_pretraining_reads_what_the_main_pipelines_reads(stages, a
     own, main = ablation["pretrained"], stages["pretrain"]
     assert files_read(own) == files_read(main)
     assert params_named(own)["params.yaml"] == params_named(main)["params.yaml"] - {"seed"}
-    assert params_named(own)["ablation/params.yaml"] == {"seeds"}
+    assert params_named(own)["studies/ablation/params.yaml"] == {"seeds"}
 
 
 def files_read(stage) -> set[str]:
     """The stage's deps that are neither its code nor its params."""
-    code_and_params = {*imported_files(module_of(stage)), ROOT / "params.yaml", ROOT / "ablation/params.yaml"}
+    code_and_params = {*imported_files(module_of(stage)), ROOT / "params.yaml", ROOT / "studies/ablation/params.yaml"}
     return {dep.fs_path for dep in stage.deps} - {str(path) for path in code_and_params}
 
 
 def test_videos_are_neither_outs_nor_deps(stages):
     # DVC would hash, cache and push every one of them; the ledger has their sha256.
     named = {Path(one.fs_path) for stage in stages.values() for one in (*stage.outs, *stage.deps)}
-    assert not [path for path in named if path.match("data/*/videos")]
+    assert not [path for path in named if path.match("data/*/media")]
     for dataset in DATASETS:
         files = {Path(dep.fs_path).name for dep in stages[f"frames@{dataset}"].deps}
         assert {"ledger.parquet", "segments.parquet"} <= files
@@ -158,48 +181,3 @@ def test_videos_are_neither_outs_nor_deps(stages):
 def test_no_two_stages_write_the_same_place(all_stages):
     outs = [out.fs_path for stage in all_stages.values() for out in stage.outs]
     assert len(outs) == len(set(outs))
-
-
-@pytest.fixture
-def project(tmp_path):
-    for name, text in {
-        "pipeline/__init__.py": "",
-        "pipeline/a.py": "import numpy\nfrom pipeline.b import f\n",
-        "pipeline/b.py": "def f():\n    from pipeline.deep import c\n    return c\n",
-        "pipeline/deep/__init__.py": "",
-        "pipeline/deep/c.py": "",
-        "pipeline/unused.py": "",
-        "stages/__init__.py": "",
-        "stages/go.py": "import pipeline.a\n",
-    }.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return tmp_path
-
-
-def test_imports_are_followed_through_modules_packages_and_functions(project):
-    found = {str(path.relative_to(project)) for path in imported_files(project / "stages/go.py", project)}
-    assert found == {
-        "stages/__init__.py",
-        "stages/go.py",
-        "pipeline/__init__.py",
-        "pipeline/a.py",
-        "pipeline/b.py",
-        "pipeline/deep/__init__.py",
-        "pipeline/deep/c.py",
-    }
-
-
-def test_the_code_fingerprint_changes_with_an_imported_file_and_with_no_other(project):
-    before = code_fingerprint(project / "stages/go.py", project)
-    (project / "pipeline/unused.py").write_text("x = 1\n")
-    assert code_fingerprint(project / "stages/go.py", project) == before
-    (project / "pipeline/deep/c.py").write_text("x = 1\n")
-    assert code_fingerprint(project / "stages/go.py", project) != before
-
-
-def test_a_relative_import_is_refused(project):
-    (project / "pipeline/b.py").write_text("from .deep import c\n")
-    with pytest.raises(ValueError, match=r"b\.py:1: relative import"):
-        imported_files(project / "stages/go.py", project)

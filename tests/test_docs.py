@@ -18,6 +18,7 @@ DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 MODULE = re.compile(r"\bpython -m ([A-Za-z_][\w.]*)")
 KEY = re.compile(r"`([a-z_]+(?:\.[\w{},*-]+)+)(?=[`:=])")  # `memory.k`, `memory.gate: joint`; not `memory.py`, below
+CODE = re.compile(r"`([\w./-]+\.(?:py|js))`")
 FILES = {".py", ".md", ".yaml", ".json", ".csv", ".parquet", ".safetensors", ".sbatch"}
 BLOCK = re.compile(r"^```([\w.]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 VARIES = re.compile(r"<[^<>]*>|\.\.\.")
@@ -45,6 +46,11 @@ def test_every_module_that_a_command_runs_exists(path):
 
 
 @each
+def test_every_file_of_the_code_that_is_named_exists(path):
+    assert [name for name in sorted(set(CODE.findall(path.read_text()))) if not is_file_of_ours(name)] == []
+
+
+@each
 def test_every_key_of_the_params_exists(path):
     keys = [key for key in KEY.findall(path.read_text()) if Path(key).suffix not in FILES]
     ours = {key for key in keys if key.split(".")[0] in Params.model_fields}
@@ -66,16 +72,22 @@ def test_every_message_of_the_faq_is_one_of_the_code():
 def test_what_is_wrong_is_found():
     assert LINK.findall("![a picture](b.png) and [a `link`](c.md#d)") == ["b.png", "c.md#d"]
     assert anchors("## The `scores`, two\n```\n# no heading\n```\n") == {"the-scores-two"}
-    assert KEY.findall("`memory.kk`, `memory.k: 3`, `download.*.videos`, memory.k") == [
+    assert KEY.findall("`memory.kk`, `memory.k: 3`, `download.*.limit`, memory.k") == [
         "memory.kk",
         "memory.k",
-        "download.*.videos",
+        "download.*.limit",
     ]
-    assert has(Params, ["download", "*", "videos"]) and has(Params, ["memory", "*"])
-    for key in ("memory.kk", "memory.k.k", "download.imagenet.videos", "download.activitynet.video"):
+    assert has(Params, ["download", "*", "limit"]) and has(Params, ["memory", "*"])
+    for key in ("memory.kk", "memory.k.k", "download.imagenet.videos", "download.videos.video"):
         assert not has(Params, key.split("."))
     assert is_runnable("pipeline.report") and is_runnable("stages.frames")
-    assert not is_runnable("pipeline.reports") and not is_runnable("pipeline.web")
+    assert not is_runnable("pipeline.reports") and not is_runnable("pipeline.serving.web")
+    assert CODE.findall("`pipeline/compare.py` and `retrieved.js`, not params.py or `params.yaml`") == [
+        "pipeline/compare.py",
+        "retrieved.js",
+    ]
+    assert is_file_of_ours("pipeline/compare.py") and is_file_of_ours("retrieved.js")
+    assert not is_file_of_ours("dataset/compare.py") and not is_file_of_ours("ilm.js")
     assert not any("no such words in the code" in text for text in said_by("text"))
 
 
@@ -95,6 +107,18 @@ def is_runnable(module: str) -> bool:
     if (ROOT / module.split(".")[0]).is_dir():
         return path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
     return importlib.util.find_spec(module.split(".")[0]) is not None
+
+
+def is_file_of_ours(name: str) -> bool:
+    """By its whole path, or by the end of it: pages name the folder once and then its files alone."""
+    folders = ("bench", "docs", "pipeline", "stages", "studies", "tests")
+    return any(f"/{file}".endswith(f"/{name}") for file in _code(folders))
+
+
+@cache
+def _code(folders: Sequence[str]) -> list[str]:
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix in (".py", ".js")]
+    return [file.relative_to(ROOT).as_posix() for file in files]
 
 
 def has(kind: Any, key: Sequence[str]) -> bool:
@@ -123,7 +147,7 @@ def said_by(owner: str) -> list[str]:
         package, *inner = owner.split(".")
         [folder] = importlib.util.find_spec(package).submodule_search_locations
         return strings_of(Path(folder, *inner).with_suffix(".py"))
-    files = [file for name in ("ablation", "pipeline", "stages") for file in sorted((ROOT / name).rglob("*.py"))]
+    files = [file for name in ("pipeline", "stages", "studies") for file in sorted((ROOT / name).rglob("*.py"))]
     return [text for file in files for text in strings_of(file)] + [squeezed((ROOT / "Makefile").read_text())]
 
 

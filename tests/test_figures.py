@@ -7,9 +7,10 @@ from io import StringIO
 import pandas as pd
 import pytest
 
-from ablation.settings import load_ablation
-from ablation.table import RESULTS, insert
 from docs.figures import BEGIN, CORPUS, END, README, figures
+from pipeline.scoring.markdown import insert
+from studies.ablation.settings import load_ablation
+from studies.ablation.table import RESULTS
 
 
 def committed(path) -> str:

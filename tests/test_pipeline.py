@@ -11,31 +11,21 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import write_params
 from ruamel.yaml import YAML
 
 from pipeline import predict
+from pipeline.captioner import familiarity
+from tests.conftest import write_params
+from tests.tiny import TINY
 
-TINY = {
-    "download.coco.videos": {"train": 40, "val": 8, "test": 0},
-    "download.activitynet.videos": {"train": 6, "val": 2, "test": 2},
-    "frames.fps": 2,
-    "frames.shards": 2,
-    "backbones.builtin.encoder_steps": 4,
-    "backbones.builtin.encoder_batch": 16,
-    "backbones.builtin.decoder_steps": 4,
-    "pretrain.epochs": 1,
-    "finetune.epochs": 1,
-    "caption.max_tokens": 8,
-}
 STAGES = [
-    "download@coco",
-    "download@activitynet",
-    "frames@coco",
-    "frames@activitynet",
+    "download@pictures",
+    "download@videos",
+    "frames@pictures",
+    "frames@videos",
     "backbones",
-    "embed@coco",
-    "embed@activitynet",
+    "embed@pictures",
+    "embed@videos",
     "pretrain",
     "finetune",
     "caption",
@@ -102,7 +92,9 @@ def digests(folder: Path, outs: list[str]) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
     """Reproduced from nothing."""
-    project = Project(tmp_path_factory.mktemp("project"), TINY)
+    folder = tmp_path_factory.mktemp("project") / "a b (c) 'd"  # people's folders are called anything
+    folder.mkdir()
+    project = Project(folder, TINY)
     assert sorted(ran(project.dvc("repro"))) == sorted(STAGES)
     project.commit()
     return project
@@ -110,7 +102,7 @@ def project(tmp_path_factory) -> Project:
 
 def test_a_repro_ends_with_captions_and_scores_of_every_test_segment(project):
     captions = pd.read_parquet(project.folder / "data/captions.parquet")
-    segments = pd.read_parquet(project.folder / "data/activitynet/segments.parquet")
+    segments = pd.read_parquet(project.folder / "data/videos/segments.parquet")
     assert set(captions.segment_id) == set(segments[segments.split == "test"].segment_id)
     assert (captions.log_prob < 0).all()
     metrics = project.metrics()
@@ -120,14 +112,22 @@ def test_a_repro_ends_with_captions_and_scores_of_every_test_segment(project):
     assert all(f"CIDEr.{kind}" in metrics for kind in kinds)
 
 
-def test_two_clean_runs_give_the_same_bytes(project, forking, tmp_path):
+def test_a_run_by_hand_gives_the_same_bytes_and_writes_through_no_link_into_a_cache(project, forking, tmp_path):
+    """Every out of DVC's run is there as a hard link to a file of other content, as DVC's cache may have it."""
     shutil.copy(project.folder / "params.yaml", tmp_path)
+    locked = YAML(typ="safe").load(project.folder / "dvc.lock")["stages"]
+    outs = [out["path"] for stage in STAGES for out in locked[stage]["outs"]]
+    cached = tmp_path / "cached"
+    cached.mkdir()
+    for number, name in enumerate(digests(project.folder, outs)):
+        (cached / str(number)).write_text("of an earlier run")
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        os.link(cached / str(number), tmp_path / name)
     for stage in STAGES:
         running = forking.start(Path.cwd(), tmp_path, [stage.split("@")])
         assert running.wait().status == 0, f"{stage}\n{running.said}"
-    locked = YAML(typ="safe").load(project.folder / "dvc.lock")["stages"]
-    outs = [out["path"] for stage in STAGES for out in locked[stage]["outs"]]
     assert digests(tmp_path, outs) == digests(project.folder, outs)
+    assert {path.read_text() for path in cached.iterdir()} == {"of an earlier run"}
 
 
 def test_the_finetuned_mapper_comes_from_the_pretrained_one(project):
@@ -135,10 +135,15 @@ def test_the_finetuned_mapper_comes_from_the_pretrained_one(project):
 
     pretrained = load_file(project.folder / "models/pretrained/mapper.safetensors")
     finetuned = load_file(project.folder / "models/finetuned/mapper.safetensors")
-    # One epoch of few steps moves weights a little; weights drawn anew would not be near at all.
+    # One epoch of few steps moves weights a little; weights drawn again would not be near at all.
     for name in ("project.weight", "layers.0.feed_forward.0.weight"):
         moved = (finetuned[name] - pretrained[name]).norm() / pretrained[name].norm()
         assert 0 < moved < 0.2
+
+
+def test_what_the_training_videos_are_like_is_kept_beside_the_captioner(project):
+    known = familiarity.load(project.folder / "models/finetuned", 128)
+    assert known is not None and known.videos == 6 and len(known.held_out) == 2 and len(known.captions) == 2
 
 
 def test_a_second_repro_has_nothing_to_do(project):
@@ -155,6 +160,12 @@ def test_experiments_rerun_what_they_change_and_can_be_compared(project):
     assert re.search(r"metrics.captions\.json +BLEU-1 +\d", diff)
 
 
+def test_a_study_that_was_never_run_is_in_nobodys_way(project):
+    for command in (["exp", "apply", "baseline"], ["checkout"], ["status"], ["metrics", "show"]):
+        project.dvc(*command)
+    assert not (project.folder / "studies/ablation/out").exists()
+
+
 def test_every_plot_draws_what_it_says(project):
     from vl_convert import vegalite_to_svg  # what browsers and VS Code draw with, without either
 
@@ -167,7 +178,14 @@ def test_every_plot_draws_what_it_says(project):
         "CIDEr against the length of a segment",
         "lengths of the segments",
     }
-    for name, (plot,) in plots.items():
+    studies = list(Path("studies").glob("*/dvc.yaml"))
+    of_studies = {name for file in studies for plot in YAML(typ="safe").load(file).get("plots", []) for name in plot}
+    pictures = tuple(f"metrics/{file.parent.name}/" for file in studies)
+    for name, drawn in plots.items():
+        if name in of_studies or name.startswith(pictures):
+            assert drawn == []  # it was never run
+            continue
+        [plot] = drawn
         svg = vegalite_to_svg(plot["content"])
         assert re.search(r'aria-roledescription="(line mark|area mark|bar)"', svg), name
         assert plot["revisions"] == (["memory"] if "memory by" in name else ["baseline", "memory"]), name
@@ -185,25 +203,25 @@ def test_the_notebook_runs_from_top_to_bottom(project):
 
 
 def test_an_experiments_captioner_captions_a_video(project, monkeypatch, capsys):
-    video = next((project.folder / "data/activitynet/videos").glob("v_*"))
+    video = next((project.folder / "data/videos/media").glob("v_*"))
     monkeypatch.chdir(project.folder)
     monkeypatch.setattr("sys.argv", ["predict", str(video), "--variant", "baseline", "--segments", "whole", "--json"])
     with pytest.raises(SystemExit) as ended:
         predict.main()
     assert not ended.value.code
-    assert json.loads(capsys.readouterr().out)[str(video)][0]["log_prob"] < 0
+    assert json.loads(capsys.readouterr().out)[str(video)]["captions"][0]["log_prob"] < 0
 
 
 def test_videos_are_needed_only_to_sample_them_and_the_message_says_how_to_fetch_them(project):
-    frames = project.folder / "data/activitynet/frames"
+    frames = project.folder / "data/videos/frames"
     before = {path.name: path.read_bytes() for path in frames.iterdir()}
-    shutil.rmtree(project.folder / "data/activitynet/videos")
+    shutil.rmtree(project.folder / "data/videos/media")
     assert "Data and pipelines are up to date." in project.dvc("repro")
 
     (frames / "shard-00000.parquet").unlink()
-    done = project.run("repro", "frames@activitynet")
-    said = re.search(r"[1-9] are absent from data/activitynet/videos, .*; fetch .*with: dvc (.*)$", done.stderr, re.M)
-    assert done.returncode and said, done.stderr
-    assert ran(project.dvc(*said[1].split())) == ["download@activitynet"]
-    assert ran(project.dvc("repro")) == ["frames@activitynet"]
+    done = project.run("repro", "frames@videos")
+    message = re.search(r"[1-9] are missing from data/videos/media or .*; fetch .*with: dvc (.*)$", done.stderr, re.M)
+    assert done.returncode and message, done.stderr
+    assert ran(project.dvc(*message[1].split())) == ["download@videos"]
+    assert ran(project.dvc("repro")) == ["frames@videos"]
     assert before == {path.name: path.read_bytes() for path in frames.iterdir()}

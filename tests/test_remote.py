@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_params
 from ruamel.yaml import YAML
-from test_embed import contents
 
-from bench.random_clip import write_random_clip
-from pipeline import ledger
-from pipeline.annotations import Segment, to_table
+from pipeline.dataset import ledger, verdict
+from pipeline.dataset.segments import Segment, to_table
 from stages import embed, frames
+from tests.conftest import write_params
+from tests.features.test_embed import contents
+from tests.random_clip import write_random_clip
 
-STAGES = ("frames@activitynet", "embed@activitynet")
-OUTS = ("data/activitynet/frames", "data/activitynet/embeddings")
+STAGES = ("frames@videos", "embed@videos")
+OUTS = ("data/videos/frames", "data/videos/embeddings")
 
 
 class Clone:
@@ -53,20 +53,20 @@ class Clone:
 def made(tmp_path_factory, make_video) -> Clone:
     """Its shards made by two parts of each stage, then committed to dvc and git."""
     folder = tmp_path_factory.mktemp("made")
-    for name in ("pipeline", "stages"):
+    for name in ("pipeline", "stages", "studies"):  # a study that was never run, too
         shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / ".dvc").mkdir()
     for name in (".dvc/config", ".dvc/.gitignore"):
         shutil.copy(name, folder / name)
-    (folder / ".gitignore").write_text("__pycache__/\n/data/*/videos/\n")
+    (folder / ".gitignore").write_text("__pycache__/\n/data/*/media/\n")
     values = {"frames.fps": 2, "frames.shards": 4, "embed.batch_size": 8, "device": "cpu"}
     write_params(folder / "params.yaml", Path("params.yaml"), values)
     cut_pipeline(folder / "dvc.yaml")
-    data = folder / "data/activitynet"
-    (data / "videos").mkdir(parents=True)
+    data = folder / "data/videos"
+    (data / "media").mkdir(parents=True)
     for number in range(6):
-        shutil.copy(make_video(f"{number}.mp4", seconds=0.5 + number / 2), data / f"videos/v{number}.mp4")
-    rows = [ledger.examine(path.stem, path) for path in (data / "videos").iterdir()]
+        shutil.copy(make_video(f"{number}.mp4", seconds=0.5 + number / 2), data / f"media/v{number}.mp4")
+    rows = [verdict.examine(path.stem, path) for path in (data / "media").iterdir()]
     ledger.write(data / "ledger.parquet", rows)
     segments = [Segment(f"{row.video_id}#0", row.video_id, "train", 0, 1, ("a",), None) for row in rows]
     pq.write_table(to_table(segments), data / "segments.parquet")
@@ -75,7 +75,7 @@ def made(tmp_path_factory, make_video) -> Clone:
     clone.git("init", "-q", "-b", "main")
     for stage in ("frames", "embed"):
         for part in ("2/2", "1/2"):
-            clone.run(f"stages.{stage}", "activitynet", "--shards", part)
+            clone.run(f"stages.{stage}", "videos", "--shards", part)
     clone.run("dvc", "commit", "-q", "-f", *STAGES)
     clone.git("add", "-A")
     clone.git("commit", "-qm", "state")
@@ -85,7 +85,7 @@ def made(tmp_path_factory, make_video) -> Clone:
 def cut_pipeline(path: Path) -> None:
     yaml = YAML()
     stages = yaml.load(Path("dvc.yaml").read_text())["stages"]
-    cut = {name: {**stages[name], "foreach": ["activitynet"]} for name in ("frames", "embed")}
+    cut = {name: {**stages[name], "foreach": ["videos"]} for name in ("frames", "embed")}
     with path.open("w") as file:
         yaml.dump({"stages": cut}, file)
 
@@ -97,17 +97,17 @@ def test_what_parts_have_made_dvc_accepts_and_finds_nothing_left_to_do(made):
 def test_parts_together_make_the_bytes_of_one_run(made, tmp_path, monkeypatch):
     shutil.copytree(made.folder, tmp_path / "whole", ignore=shutil.ignore_patterns(".dvc", "frames", "embeddings"))
     monkeypatch.chdir(tmp_path / "whole")
-    frames.main("activitynet")
-    embed.main("activitynet")
+    frames.main("videos")
+    embed.main("videos")
     assert Clone(tmp_path / "whole").contents() == made.contents()
 
 
 def test_a_part_of_embed_waits_for_all_parts_of_frames(made, tmp_path, monkeypatch):
     shutil.copytree(made.folder, tmp_path / "half", ignore=shutil.ignore_patterns(".dvc", "frames", "embeddings"))
     monkeypatch.chdir(tmp_path / "half")
-    frames.main("activitynet", "1/2")
+    frames.main("videos", "1/2")
     with pytest.raises(ValueError, match=r"frames holds 2 shards, params.yaml has frames.shards: 4; make them with"):
-        embed.main("activitynet", "1/2")
+        embed.main("videos", "1/2")
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ import zlib
 from pathlib import Path
 
 import pytest
-from conftest import run_ffmpeg
 
-from pipeline import frames, ledger, packets
-from pipeline.frames import Sampled, Sampling, Source
+from pipeline.dataset import verdict
+from pipeline.features import frames
+from pipeline.features.frames import Sampled, Sampling, Source
+from tests.conftest import run_ffmpeg
 
 SAMPLING = Sampling(fps=5, short_side_px=32, jpeg_quality=3)
 
@@ -43,8 +44,7 @@ PLAYLISTS = {
 def test_a_playlist_posing_as_a_video_reads_no_other_file(secret, tmp_path, kind, suffix):
     posing = tmp_path / f"posing{suffix}"
     posing.write_text(PLAYLISTS[kind].format(secret))
-    assert ledger.examine("v", posing).status == "corrupt"
-    assert packets.unneeded(posing, frames._rate(5), deadline=time.monotonic() + 60) == []
+    assert verdict.examine("v", posing).status == "corrupt"
     found = sample(posing)
     assert found.jpegs == [] and found.reason and found.reason.startswith("no frame decodes (")
 
@@ -78,8 +78,7 @@ def test_a_movie_whose_samples_are_another_files_reads_no_other_file(secret, tmp
     run_ffmpeg("-enable_drefs", "1", "-i", str(posing), "-frames:v", "1", str(tmp_path / "leaked.png"))
     assert (tmp_path / "leaked.png").exists()
 
-    assert ledger.examine("v", posing).status == "corrupt"
-    assert packets.unneeded(posing, frames._rate(5), deadline=time.monotonic() + 60) == []
+    assert verdict.examine("v", posing).status == "corrupt"
     found = sample(posing)
     assert found.jpegs == [] and found.reason and found.reason.startswith("no frame decodes (")
 
@@ -98,7 +97,7 @@ def png(width: int, height: int) -> bytes:
 def test_a_header_of_100000_by_100000_pixels_gets_no_memory(tmp_path, side):
     path = tmp_path / "huge.png"
     path.write_bytes(png(side, side))
-    assert ledger.examine("v", path).status == "corrupt"
+    assert verdict.examine("v", path).status == "corrupt"
     assert sample(path, None) == Sampled("v", [], f"no frame decodes (Picture size {side}x{side} is invalid)")
 
 
@@ -115,7 +114,7 @@ def test_a_decompression_bomb_ends_with_its_time(bomb, monkeypatch):
     assert bomb.stat().st_size < 1_000_000
     monkeypatch.setattr(frames, "decoding_limit_s", lambda *_: 1.0)
     started = time.monotonic()
-    found = sample(bomb, ledger.examine("v", bomb).duration_s)
+    found = sample(bomb, 36_001.0)
     assert found == Sampled("v", [], "decoding took longer than 1 s", final=False)
     assert time.monotonic() - started < 10
 
@@ -143,12 +142,12 @@ def test_a_file_that_makes_ffmpeg_wait_is_not_opened(tmp_path):
     os.mkfifo(pipe)
     assert sample(pipe) == Sampled("v", [], "no frame decodes (not a file)")
     assert sample(Path("/dev/zero")).jpegs == []
-    assert frames.sample_pictures([Source("v", pipe, None)], SAMPLING)[0].jpegs == []
+    assert frames.sample_pictures([Source("v", pipe, None, True)], SAMPLING)[0].jpegs == []
 
 
 def test_a_stream_in_an_unknown_code_is_corrupt(tmp_path):
     path = tmp_path / "unknown.mp4"
     run_ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1", str(path))
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
-    assert ledger.examine("v", path).reason == "pictures in a code that nobody knows"
+    assert verdict.examine("v", path).reason == "pictures in an unknown codec"
     assert sample(path).jpegs == []

@@ -1,104 +1,27 @@
-"""Files of every format, through the command."""
+"""The command. What it reads is in test_caption_files.py."""
 
-import csv
 import json
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
-from pipeline.annotations import Segment
-from pipeline.captions import write_captions
-from pipeline.score import main, read_candidates, read_events, read_references
-from pipeline.scores import METRICS, Scorer
-
-SAID = {"1": "a dog runs", "2": "a cat, asleep\non a mat", "3": "two men play chess"}
-MEANT = {"1": ["the dog is running", "a dog runs fast"], "2": ["a cat sleeps on a mat"], "3": ["men playing chess"]}
-
-
-def write(path, content):
-    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    return path
-
-
-def write_csv(path, header, rows):
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header, *rows])
-    return path
-
-
-def test_every_format_says_the_same(tmp_path):
-    coco = [{"image_id": int(id), "id": 100 + int(id), "caption": text} for id, text in SAID.items()]
-    plain = write(tmp_path / "plain.json", SAID)
-    lists = write(tmp_path / "lists.json", {id: [text] for id, text in SAID.items()})
-    results = write(tmp_path / "results.json", coco)
-    table = write_csv(tmp_path / "table.csv", ["id", "caption"], SAID.items())
-    assert [read_candidates(path) for path in (plain, lists, results, table)] == [SAID] * 4
-
-    flat = [(id, text) for id, texts in MEANT.items() for text in texts]
-    rows = [{"image_id": int(id), "id": i, "caption": text} for i, (id, text) in enumerate(flat)]
-    captions = write(tmp_path / "captions.json", {"images": [{"id": int(id)} for id in MEANT], "annotations": rows})
-    several = write_csv(tmp_path / "several.csv", ["image_id", "text"], flat)
-    plain = write(tmp_path / "references.json", MEANT)
-    assert [read_references([path]) for path in (captions, several, plain)] == [MEANT] * 3
-    parts = [write(tmp_path / f"part-{id}.json", {id: texts}) for id, texts in MEANT.items()]
-    assert read_references(parts) == MEANT
-
-
-def test_the_pipelines_own_captions_are_read_beside_activitynets_annotations(tmp_path):
-    segments = [Segment(f"v_a#{i}", "v_a", "test", i, i + 1, (f"ref {i}",), None) for i in range(2)]
-
-    class Said:
-        caption, log_prob, retrieved = "a dog", -1.0, ()
-
-    write_captions(tmp_path / "captions.parquet", segments, {segment.segment_id: Said() for segment in segments})
-    annotated = {"duration": 9, "timestamps": [[1, 2], [0, 1]], "sentences": ["ref 1", "ref 0"]}
-    references = read_references([write(tmp_path / "val.json", {"v_a": annotated})])
-    assert references == {"v_a#0": ["ref 0"], "v_a#1": ["ref 1"]} == read_references([tmp_path / "captions.csv"])
-    for name in ("captions.json", "captions.csv"):
-        assert read_candidates(tmp_path / name) == {"v_a#0": "a dog", "v_a#1": "a dog"}
-
-
-def test_events_are_read_from_results_and_from_annotations(tmp_path):
-    results = {"version": "VERSION 1.0", "results": {"v_a": [{"sentence": "a dog", "timestamp": [1.5, 3]}]}}
-    annotations = {"v_a": {"duration": 9, "timestamps": [[1.5, 3]], "sentences": ["a dog"]}}
-    assert read_events(write(tmp_path / "r.json", results)) == read_events(write(tmp_path / "a.json", annotations))
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "error"),
-    [
-        ("a.json", '{"1": "a", "2": "b", "1": "c"}', r"a\.json: '1' stands there more than once$"),
-        ("a.json", [{"image_id": 1, "caption": "a"}] * 2, r"1 ids have several candidates, the first '1'; wanted one"),
-        ("a.csv", "id,caption\n1,a\n1,b\n", r"a\.csv: 1 ids have several candidates, the first '1'"),
-        ("a.json", {"1": ["a", "b"]}, r"a\.json: the candidate of '1' is a list of 2; wanted one text$"),
-        ("a.json", [{"image_id": 1}], r"found the entry \{'image_id': 1\}; wanted an id \(.*\) and a text in it$"),
-        ("a.json", "{", r"a\.json: not JSON \("),
-        ("a.json", "3", r'a\.json: found 3; wanted COCO \(\[\{"image_id", "caption"\}'),
-        ("a.csv", "name,caption\n1,a\n", r"a\.csv: found the columns name, caption; wanted one of segment_id,"),
-    ],
-)
-def test_what_cannot_be_read_is_named(tmp_path, name, content, error):
-    with pytest.raises(ValueError, match=error):
-        read_candidates(write(tmp_path / name, content))
-
-
-def test_files_that_are_not_there_or_of_other_times_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"gone\.json: No such file or directory$"):
-        read_references([tmp_path / "gone.json"])
-    with pytest.raises(ValueError, match=r"plain\.json: found no times in it; wanted ActivityNet's annotations"):
-        read_events(write(tmp_path / "plain.json", SAID))
-    odd = {"results": {"v_a": [{"sentence": "a dog", "timestamp": [1]}]}}
-    with pytest.raises(ValueError, match=r"odd\.json: found the event \{.*\} of 'v_a'; wanted \{\"timestamp\":"):
-        read_events(write(tmp_path / "odd.json", odd))
+from pipeline.score import main
+from pipeline.scoring.registry import of_corpus
+from pipeline.scoring.scorer import Scorer
+from tests.scoring.test_caption_files import CANDIDATES, REFERENCES, write
 
 
 def test_the_command_prints_both_families_with_evaluator_and_coverage(tmp_path):
-    files = [write(tmp_path / "said.json", SAID), write(tmp_path / "meant.json", MEANT | {"4": ["a tree"]})]
+    files = [
+        write(tmp_path / "candidates.json", CANDIDATES),
+        write(tmp_path / "references.json", REFERENCES | {"4": ["a tree"]}),
+    ]
     command = [sys.executable, "-m", "pipeline.score", *map(str, files), "--json"]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     with Scorer() as scorer:
-        scores = scorer.score(SAID, MEANT)
+        scores = scorer.score(CANDIDATES, REFERENCES)
     assert found["corpus"] == scores.corpus and found["mean"] == scores.mean
     assert (found["evaluator"], found["meteor"]) == ("pycocoevalcap", "1.5")
     assert found["version"] and found["java"].split(".")[0].isdigit()
@@ -116,10 +39,94 @@ def test_the_command_prints_tables_and_says_what_is_wrong_in_a_line(tmp_path, mo
     text = run(write(tmp_path / "predicted.json", events), truth)
     assert "1 of 2 videos" in text and "missing: v_b" in text
     rows = {line.split("  ")[0]: line.split() for line in text.splitlines()}
-    assert rows["recall"][1:] == ["50.00"] * 5 and set(METRICS) <= rows.keys()
+    assert {"CIDEr, as in 2018", "mean", "mean of predicted", "best of predicted", "merged"} <= rows.keys()
+    assert rows["mean of predicted"][3:] == ["100.00"] * 3 and rows["mean"][1:] == ["50.00"] * 3
+    assert rows["recall"][1:] == ["50.00"] * 5 and set(of_corpus()) <= rows.keys()
 
-    said, meant = write(tmp_path / "said.json", SAID), write(tmp_path / "meant.json", {"1": MEANT["1"]})
-    with pytest.raises(SystemExit, match=r"^score: 2 captions are of segments without references, the first '2'$"):
-        run(said, meant)
-    with pytest.raises(SystemExit, match=r"^score: .*said\.json: found no times in it"):
-        run(said, meant, "--dense")
+    candidates, references = (
+        write(tmp_path / "candidates.json", CANDIDATES),
+        write(tmp_path / "references.json", {"1": REFERENCES["1"]}),
+    )
+    with pytest.raises(SystemExit, match=r"^score: 2 captions belong to segments without references, the first '2'$"):
+        run(candidates, references)
+    with pytest.raises(SystemExit, match=r"^score: .*candidates\.json: found no times in it"):
+        run(candidates, references, "--dense")
+
+
+def test_one_file_may_hold_both_and_the_segments_scores_are_written_for_compare(tmp_path, monkeypatch, capsys):
+    pairs = [{"prediction": CANDIDATES[id], "captions": REFERENCES[id]} for id in CANDIDATES]
+    out = tmp_path / "scores.parquet"
+    arguments = [write(tmp_path / "pairs.json", pairs), "--json", "--per-segment", out]
+    monkeypatch.setattr("sys.argv", ["score", *map(str, arguments)])
+    main()
+    with Scorer() as scorer:
+        scores = scorer.score(CANDIDATES, REFERENCES)
+    assert json.loads(capsys.readouterr().out)["corpus"] == scores.corpus
+    written = pd.read_parquet(out)
+    assert written[["segment_id", *of_corpus()]].equals(scores.segments)
+    assert list(written["caption"]) == list(CANDIDATES.values()) and written["references"].map(list).to_list() == [
+        *REFERENCES.values()
+    ]
+
+
+def test_the_table_has_meteors_own_columns_and_what_is_to_be_known(tmp_path, monkeypatch, capsys):
+    candidates = write(tmp_path / "candidates.json", {"1": "一只棕色的狗在公园里跑", "2": "两个男人在下国际象棋"})
+    monkeypatch.setattr("sys.argv", ["score", str(candidates), str(candidates)])
+    main()
+    text = capsys.readouterr().out
+    assert "tokenizer ptb" in text and "note: 4 of 4 captions and references are written without spaces" in text
+    assert "METEOR fragmentation penalty" in text
+    monkeypatch.setattr("sys.argv", ["score", str(candidates), str(candidates), "--tokenizer", "characters", "--json"])
+    main()
+    found = json.loads(capsys.readouterr().out)
+    assert (found["tokenizer"], found["notes"], found["diversity"]["vocabulary"]) == ("characters", [], 20)
+    assert found["corpus"]["BLEU-4"] == pytest.approx(100) == found["meteor_columns"]["precision"]
+
+
+def test_what_the_command_is_asked_for_wrongly_is_said_in_a_line(tmp_path, monkeypatch):
+    def refused(*arguments):
+        monkeypatch.setattr("sys.argv", ["score", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return str(stopped.value)
+
+    candidates = write(tmp_path / "candidates.json", CANDIDATES)
+    assert (
+        refused(candidates) == f"score: {candidates} holds no references beside the candidates; name a file that does"
+    )
+    assert "scores.csv: expected a name that ends in .parquet" in refused(
+        candidates, candidates, "--per-segment", "scores.csv"
+    )
+    events = write(tmp_path / "val.json", {"v_a": {"timestamps": [[0, 9]], "sentences": ["a dog runs"]}})
+    assert refused(events) == f"score: {events} holds no references beside the candidates; name a file that does"
+    assert "--per-segment is for captions of segments" in refused(events, events, "--per-segment", "a.parquet")
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "many"])
+def test_a_number_of_proposals_that_is_none_is_refused(count, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["score", "a.json", "b.json", "--max-proposals", count])
+    with pytest.raises(SystemExit):
+        main()
+    assert "argument --max-proposals: " in capsys.readouterr().err
+
+
+def test_what_needs_no_model_is_scored_from_the_references_alone(tmp_path, monkeypatch, capsys):
+    references = {"1": ["a dog runs", "the dog is running"], "2": ["a cat sleeps", "a cat is asleep", "the cat sleeps"]}
+    path = write(tmp_path / "references.json", references | {"3": ["alone"]})
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["score", *map(str, arguments), "--json"])
+        main()
+        return json.loads(capsys.readouterr().out)
+
+    with Scorer() as scorer:
+        constant = scorer.score(dict.fromkeys([*references, "3"], "a dog is here"), references | {"3": ["alone"]})
+        human = scorer.score(
+            {id: texts[0] for id, texts in references.items()}, {id: t[1:] for id, t in references.items()}
+        )
+    found = run("--constant", "a dog is here", path)
+    assert found["corpus"] == constant.corpus and found["coverage"]["asked"] == 3
+    found = run("--human", path)
+    assert found["corpus"] == human.corpus and found["coverage"]["asked"] == 2  # of the third there is no second
+    with pytest.raises(SystemExit, match="--human: no segment has more than one reference"):
+        run("--human", write(tmp_path / "one.json", {"1": ["alone"]}))

@@ -1,2 +1,0 @@
-"""Which of the memory's settings matter? A second pipeline (pipeline.yaml) that runs the main one's last three stages
-with one setting changed at a time, several seeds each, and tabulates what they score."""

@@ -1,0 +1,1 @@
+"""Answers to questions about videos: from nothing, one frame, glimpses, or a memory of every frame."""

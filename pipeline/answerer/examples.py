@@ -1,0 +1,192 @@
+"""Videos with all questions about them, as padded batches: a video's frames are read once for all its questions.
+
+V videos   Q questions of a video   L words   T frames   E embedding width   S states of the language model
+"""
+
+import random
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.answerer.reader import BUCKETS, MAX_WORDS
+from pipeline.dataset.questions.question import Question
+from pipeline.features.embeddings import VideoEmbeddings
+
+WORD = re.compile(r"\w+|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a language model makes of a question, or of a question with an option."""
+
+    words: Tensor  # [L] int64, each word's bucket
+    states: Tensor  # [L, S] float32
+
+
+@dataclass(frozen=True)
+class Target:
+    """A question, and what a model is to say. frames: how many of the video's may be seen."""
+
+    question: Question
+    texts: tuple[Text, ...]  # one; of multiple choice one for each option
+    frames: int
+    scores: Tensor  # [K] of the answers in the list, or [options]
+    number: float  # of a count; else nan
+
+
+@dataclass(frozen=True)
+class Example:
+    video_id: str
+    video: VideoEmbeddings
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    embeddings: Tensor  # [V, T, E] float32, zeros behind a video's end
+    time_s: Tensor  # [V, T]
+    words: Tensor  # [V, Q, L]: Q texts, in the order of the targets and their options
+    states: Tensor  # [V, Q, L, S]
+    there: Tensor  # [V, Q, L] bool
+    until_s: Tensor  # [V, Q]
+    lengths: Tensor  # [V, Q] int64, frames that may be seen; 0: no question
+    targets: tuple[tuple[Target, ...], ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "targets"}
+        return replace(self, **moved)
+
+
+@torch.no_grad()
+def read_texts(texts: Iterable[str], model: Any, tokenizer: Any, *, batch_size: int = 64) -> dict[str, Text]:
+    """Each different text through a language model (causal or masked) once: of every word the mean of its tokens'
+    embeddings and of their last states.
+
+    A causal one reads from left to right, so a batch is padded on the right and pads change nothing; a masked one is
+    told where they are.
+    """
+    different = sorted(set(texts), key=lambda text: (len(text), text))
+    found = {}
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+    for start in range(0, len(different), batch_size):
+        some = different[start : start + batch_size]
+        words = [(WORD.findall(text.lower()) or ["?"])[:MAX_WORDS] for text in some]
+        pieces = [tokenizer([f" {word}" for word in of], add_special_tokens=False)["input_ids"] for of in words]
+        ids = [[id for piece in of for id in piece] for of in pieces]
+        longest = max(map(len, ids))
+        rows = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in ids])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
+        out = model(input_ids=rows, attention_mask=mask, output_hidden_states=True)
+        both = torch.cat([model.get_input_embeddings()(rows), out.hidden_states[-1]], dim=-1).float()
+        for text, of, own, states in zip(some, words, pieces, both, strict=True):
+            ends = np.cumsum([len(piece) for piece in own])
+            means = [states[end - len(piece) : end].mean(0) for piece, end in zip(own, ends.tolist(), strict=True)]
+            buckets = [zlib.crc32(word.encode()) % BUCKETS for word in of]
+            found[text] = Text(torch.tensor(buckets), torch.stack(means))
+    return found
+
+
+def make_examples(
+    questions: Sequence[Question],
+    videos: Mapping[str, VideoEmbeddings],
+    texts: Mapping[str, Text],
+    answers: Sequence[str],
+) -> list[Example]:
+    """One example a video that has frames, with its questions.
+
+    Args:
+        texts: of `asked` of every question.
+        answers: the closed list.
+    """
+    label = {answer: number for number, answer in enumerate(answers)}
+    own: defaultdict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        if question.video_id in videos:
+            own[question.video_id].append(question)
+    examples = []
+    for video_id, asked_of in own.items():
+        video = videos[video_id]
+        times = np.asarray(video.timestamps[:])
+        targets = []
+        for question in asked_of:
+            end_s = np.inf if question.end_s is None else question.end_s
+            frames = max(1, int(np.searchsorted(times, end_s)))
+            targets.append(
+                Target(
+                    question,
+                    tuple(texts[text] for text in asked(question)),
+                    frames,
+                    _scores(question, label),
+                    float(question.answer) if question.task == "count" and question.answers else float("nan"),
+                )
+            )
+        examples.append(Example(video_id, video, tuple(targets)))
+    return examples
+
+
+def asked(question: Question) -> list[str]:
+    """What is read: of multiple choice the question with each option, any number of them."""
+    if question.options is None:
+        return [question.question]
+    return [f"{question.question} {option}" for option in question.options]
+
+
+def _scores(question: Question, label: Mapping[str, int]) -> Tensor:
+    if question.options is not None:
+        return torch.tensor([float(number == question.right_option) for number in range(len(question.options))])
+    scores = torch.zeros(len(label))
+    for answer, score in zip(question.answers, question.scores, strict=True):
+        if answer in label:
+            scores[label[answer]] = score
+    return scores
+
+
+def collate(examples: list[Example]) -> Batch:
+    embeddings = [np.asarray(e.video.embeddings[: max(t.frames for t in e.targets)], np.float32) for e in examples]
+    times = [np.asarray(e.video.timestamps[: len(own)]) for e, own in zip(examples, embeddings, strict=True)]
+    rows = [[(target, text) for target in e.targets for text in target.texts] for e in examples]
+    videos, frames = len(examples), max(map(len, embeddings))
+    most, longest = max(map(len, rows)), max(len(text.words) for row in rows for _, text in row)
+    width = rows[0][0][1].states.shape[-1]
+    batch = Batch(
+        torch.zeros(videos, frames, embeddings[0].shape[1]),
+        torch.zeros(videos, frames),
+        torch.zeros(videos, most, longest, dtype=torch.int64),
+        torch.zeros(videos, most, longest, width),
+        torch.zeros(videos, most, longest, dtype=torch.bool),
+        torch.zeros(videos, most),
+        torch.zeros(videos, most, dtype=torch.int64),
+        tuple(e.targets for e in examples),
+    )
+    for v, (own, time_s) in enumerate(zip(embeddings, times, strict=True)):
+        batch.embeddings[v, : len(own)] = torch.from_numpy(own)
+        batch.time_s[v, : len(own)] = torch.tensor(time_s)
+        for q, (target, text) in enumerate(rows[v]):
+            count = len(text.words)
+            batch.words[v, q, :count], batch.states[v, q, :count] = text.words, text.states
+            batch.there[v, q, :count] = True
+            batch.lengths[v, q] = target.frames
+            batch.until_s[v, q] = float(time_s[target.frames - 1])
+        batch.there[v, len(rows[v]) :, 0] = True  # a row of nothing would divide by nothing
+    return batch
+
+
+def plan_batches(examples: Sequence[Example], batch_size: int, seed: Sequence[int] | None) -> list[list[int]]:
+    """Numbers of examples by batch; videos of about one length together, in an order drawn by the seed."""
+    rng = random.Random(str(seed))
+    order = list(range(len(examples)))
+    rng.shuffle(order)
+    length = {number: max(target.frames for target in examples[number].targets) for number in order}
+    some = 8 * batch_size  # sorted among as many: so that batches differ from epoch to epoch
+    chunks = [sorted(order[at : at + some], key=lambda number: length[number]) for at in range(0, len(order), some)]
+    batches = [chunk[at : at + batch_size] for chunk in chunks for at in range(0, len(chunk), batch_size)]
+    if seed is not None:
+        rng.shuffle(batches)
+    return batches

@@ -1,0 +1,163 @@
+"""Training a reader: its loss, and how it is handed to the training loop and saved.
+
+V videos   Q texts of a video   K answers in the list
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.answerer.examples import Batch, Example, collate, plan_batches
+from pipeline.answerer.glimpses import Grid
+from pipeline.answerer.reader import Reader, ReaderConfig
+from pipeline.answerer.watching import Watching, fused, sampler, watch
+from pipeline.files.aside import write_text
+from pipeline.training import loop
+from pipeline.training.batches import ExampleData
+from pipeline.training.loop import Optimization, Outcome
+from pipeline.training.optimizers import make_optimizer, with_schedule
+
+CONFIG_FILE, WEIGHTS_FILE, ANSWERS_FILE = "config.json", "reader.safetensors", "ans2label.json"
+COUNT_WEIGHT = 0.1  # of the squared error of a count, beside the cross-entropy of its classes
+
+
+class AnswerTraining(L.LightningModule):
+    """Cross-entropy over the closed list, or over a question's options; binary where labels are soft (VQA)."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        watching: Watching,
+        optimization: Optimization,
+        *,
+        steps: int,
+        glimpses: int,
+        val_glimpses: int,
+        grid: Grid,
+    ) -> None:
+        """
+        Args:
+            steps: of the whole run.
+            glimpses: drawn at random in a training step; val_glimpses: evenly spaced in validation.
+        """
+        super().__init__()
+        self.reader, self.watching, self.optimization = reader, watching, optimization
+        self.steps, self.glimpses, self.val_glimpses, self.grid = steps, glimpses, val_glimpses, grid
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device)
+
+    def training_step(self, batch: Batch, step: int) -> Tensor:
+        # A function of the step, so that a run that was killed goes on as it would have.
+        seed = hash((self.optimization.seed, self.current_epoch, step)) % 2**31
+        generator = torch.Generator().manual_seed(seed)
+        loss, right, count = self._loss(batch, self.glimpses, generator)
+        self.log("train/loss", loss.detach(), on_epoch=True, on_step=False, batch_size=count)
+        self.log("train/accuracy", right / count, on_epoch=True, on_step=False, batch_size=count)
+        return loss
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        loss, right, count = self._loss(batch, self.val_glimpses, self.grid)
+        self.log("val/loss", loss, batch_size=count)
+        self.log("val/accuracy", right / count, batch_size=count)
+
+    def _loss(self, batch: Batch, glimpses: int, grid: Grid | torch.Generator) -> tuple[Tensor, float, int]:
+        """The mean loss of the questions, how many are right, how many there are."""
+        questions = batch.lengths.shape[1]
+        seen = watch(self.reader, batch, self.watching, sampler(self.watching, glimpses, grid))
+        of_list = fused(self.reader.list_head(seen.features), questions, self.watching)  # [V, Q, K]
+        of_option = fused(self.reader.option_head(seen.features), questions, self.watching)[..., 0]  # [V, Q]
+        numbers = fused(self.reader.count_head(seen.features), questions, self.watching)[..., 0]
+        losses, right = [], 0.0
+        for v, targets in enumerate(batch.targets):
+            q = 0
+            for target in targets:
+                options = len(target.texts)
+                many = target.question.options is not None
+                scores = of_option[v, q : q + options] if many else of_list[v, q]
+                losses.append(answer_loss(scores, target.scores.to(scores.device)))
+                if target.question.task == "count":
+                    losses[-1] = losses[-1] + COUNT_WEIGHT * (numbers[v, q] - target.number) ** 2
+                right += float(target.scores[int(scores.argmax())])
+                q += options
+        return torch.stack(losses).mean(), right, len(losses)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = make_optimizer(
+            self.optimization.optimizer,
+            self.reader,
+            learning_rate=self.optimization.learning_rate,
+            weight_decay=self.optimization.weight_decay,
+        )
+        return with_schedule(optimizer, self.optimization.warmup_steps, self.steps)
+
+
+def answer_loss(scores: Tensor, wanted: Tensor) -> Tensor:
+    """Of one question: scores [K], and what each answer is worth [K]."""
+    if bool(((wanted > 0) & (wanted < 1)).any()) or float(wanted.sum()) > 1:  # VQA's
+        return F.binary_cross_entropy_with_logits(scores, wanted, reduction="sum")
+    if not float(wanted.sum()):  # no right answer in the list: nothing to learn from, but it counts as a question
+        return scores.sum() * 0.0
+    return -(wanted * scores.log_softmax(-1)).sum()
+
+
+def train_reader(
+    reader: Reader,
+    watching: Watching,
+    train: Sequence[Example],
+    val: Sequence[Example],
+    optimization: Optimization,
+    *,
+    glimpses: int,
+    val_glimpses: int,
+    grid: Grid,
+    name: str,
+    work: Path,
+) -> Outcome:
+    """Leaves the weights of the epoch with the best validation loss in `reader`."""
+    data = ExampleData(
+        train,
+        val,
+        plan=lambda examples, seed: plan_batches(examples, optimization.batch_size, seed),
+        collate=collate,
+        seed=optimization.seed,
+    )
+    module = AnswerTraining(
+        reader,
+        watching,
+        optimization,
+        steps=optimization.epochs * data.steps_per_epoch(),
+        glimpses=glimpses,
+        val_glimpses=val_glimpses,
+        grid=grid,
+    )
+    return loop.train(module, data, optimization, name=name, work=work)
+
+
+def save_reader(folder: Path, reader: Reader, watching: Watching, answers: Sequence[str]) -> None:
+    """As `load_reader` reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in reader.state_dict().items()}, folder / WEIGHTS_FILE)
+    config = {"reader": asdict(reader.config), "watching": asdict(watching)}
+    write_text(folder / CONFIG_FILE, json.dumps(config, indent=2) + "\n")
+    write_text(folder / ANSWERS_FILE, json.dumps({answer: n for n, answer in enumerate(answers)}, indent=1) + "\n")
+
+
+def load_reader(folder: Path) -> tuple[Reader, Watching, list[str]]:
+    """A reader in eval mode, its way of watching and its list of answers. ValueError if it cannot be read."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        answers = json.loads((folder / ANSWERS_FILE).read_text())
+        reader = Reader(ReaderConfig(**config["reader"]))
+        reader.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        return reader.eval(), Watching(**config["watching"]), sorted(answers, key=lambda answer: answers[answer])
+    except (OSError, KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{folder} holds no reader that this revision can read: {str(error)[:200]}") from None

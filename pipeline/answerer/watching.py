@@ -1,0 +1,134 @@
+"""Ways of watching: which frames a question may attend to, and how the answers of several glimpses become one.
+
+V videos   Q questions   n glimpses   f frames of each   T frames   R rows: Q, or Q * n where each glimpse answers alone
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pipeline.answerer import glimpses
+from pipeline.answerer.examples import Batch
+from pipeline.answerer.reader import Reader
+from pipeline.captioner.memory import novel
+
+Way = Literal["blind", "frame", "sparse", "memory"]
+Fusion = Literal["mean", "max", "lse", "joint"]
+Sampled = Callable[[int], Tensor]  # glimpses [n, f] of a length in frames
+
+
+@dataclass(frozen=True)
+class Watching:
+    """
+    way: blind (nothing), frame (the last one), sparse (glimpses), memory (all frames so far).
+    fusion: mean, max, lse (log-sum-exp) of the scores that each glimpse gives alone; or joint: the question attends to
+        all glimpses at once, and knows their times.
+    """
+
+    way: Way
+    fusion: Fusion
+    frames: int  # f
+    step: int  # frames between those of a glimpse, and between a frame and the one it is compared with
+    write_below: float | None = None  # memory: a frame is kept whose cosine to the last one kept is below; None: all
+
+    @property
+    def alone(self) -> bool:
+        """Whether each glimpse answers by itself."""
+        return self.way == "sparse" and self.fusion != "joint"
+
+    @property
+    def timed(self) -> bool:
+        return self.way == "memory" or (self.way == "sparse" and self.fusion == "joint")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What rows of questions were shown, and where they looked."""
+
+    features: Tensor  # [V, Q, D]; of glimpses that answer alone [V, Q * n, D]
+    attended: Tensor  # [V, Q, T'], the part of its attention that each frame got
+    time_s: Tensor  # [V, Q, T'] of these frames
+    allowed: Tensor  # [V, Q, T'] bool: those it could look at
+
+
+def watch(reader: Reader, batch: Batch, watching: Watching, sample: Sampled) -> Seen:
+    videos, questions = batch.lengths.shape
+    if watching.way == "blind":
+        read = reader(batch.words, batch.states, batch.there, None, None, None)
+        none = batch.time_s.new_zeros(videos, questions, 0)
+        return Seen(read.features, none, none, none.bool())
+    if watching.way == "memory":
+        return _remembered(reader, batch, watching)
+    index = _sampled(batch, watching, sample)  # [V, Q, n, f]
+    n, frames = index.shape[2:]
+    video = torch.arange(videos, device=index.device)[:, None, None, None]
+    embeddings, time_s = batch.embeddings[video, index], batch.time_s[video, index]  # [V, Q, n, f, E], [V, Q, n, f]
+    # A glimpse's first frame has none before it, its others have.
+    before = torch.cat([embeddings[..., :1, :], embeddings[..., :-1, :]], dim=-2)
+    rows = n if watching.alone else 1
+    own = videos * questions * rows, n * frames // rows  # as many rows see so many frames each, which are their own
+    memory = reader.remember(*(x.reshape(*own, -1) for x in (embeddings, before)))
+    asked = [x.flatten(0, 1).repeat_interleave(rows, dim=0)[:, None] for x in (batch.words, batch.states, batch.there)]
+    allowed = torch.ones(own[0], 1, own[1], dtype=torch.bool, device=index.device)
+    age_s = (batch.until_s[..., None, None] - time_s).reshape(own[0], 1, own[1])
+    read = reader(*asked, memory, allowed, age_s)
+    attended = read.attended.reshape(videos, questions, n * frames) / rows
+    every = torch.ones_like(attended, dtype=torch.bool)
+    return Seen(read.features.reshape(videos, questions * rows, -1), attended, time_s.flatten(2), every)
+
+
+def _remembered(reader: Reader, batch: Batch, watching: Watching) -> Seen:
+    """Every frame so far, but for those that are nearly the last one that was kept: once for all questions."""
+    lengths = batch.lengths.amax(1).clamp(min=1).tolist()
+    kept = [_kept(own[:length], watching.write_below) for own, length in zip(batch.embeddings, lengths, strict=True)]
+    most = max(map(len, kept))
+    index = torch.stack([torch.cat([own, own[-1:].expand(most - len(own))]) for own in kept])  # [V, T']
+    there = torch.stack([torch.arange(most, device=index.device) < len(own) for own in kept])
+    video = torch.arange(len(index), device=index.device)[:, None]
+    time_s = batch.time_s[video, index]
+    before = batch.embeddings[video, (index - watching.step).clamp(min=0)]
+    memory = reader.remember(batch.embeddings[video, index], before)
+    allowed = there[:, None] & (index[:, None] < batch.lengths[..., None])  # [V, Q, T']
+    age_s = batch.until_s[..., None] - time_s[:, None]
+    read = reader(batch.words, batch.states, batch.there, memory, allowed, age_s)
+    return Seen(read.features, read.attended, time_s[:, None].expand_as(allowed), allowed)
+
+
+def _kept(embeddings: Tensor, write_below: float | None) -> Tensor:
+    if write_below is None:
+        return torch.arange(len(embeddings), device=embeddings.device)
+    return novel(embeddings, write_below).nonzero()[:, 0]
+
+
+def _sampled(batch: Batch, watching: Watching, sample: Sampled) -> Tensor:
+    """Glimpses of each question [V, Q, n, f]."""
+    lengths = [max(1, length) for length in batch.lengths.flatten().tolist()]
+    if watching.way == "frame":
+        index = torch.tensor(lengths).view(-1, 1, 1) - 1
+    else:
+        index = torch.stack([sample(length) for length in lengths])
+    return index.to(batch.lengths.device).unflatten(0, batch.lengths.shape)
+
+
+def fused(scores: Tensor, questions: int, watching: Watching) -> Tensor:
+    """Scores of rows [V, R, K] -> of questions [V, Q, K]."""
+    if not watching.alone:
+        return scores
+    by_glimpse = scores.unflatten(1, (questions, -1))  # [V, Q, n, K]
+    match watching.fusion:
+        case "mean":
+            return by_glimpse.mean(2)
+        case "max":
+            return by_glimpse.amax(2)
+        case _:
+            return by_glimpse.logsumexp(2)
+
+
+def sampler(watching: Watching, n: int, grid: glimpses.Grid | torch.Generator) -> Sampled:
+    """grid: a generator draws them at random, as in training."""
+    if isinstance(grid, torch.Generator):
+        return lambda length: glimpses.random(length, n, watching.frames, watching.step, grid)
+    return lambda length: glimpses.uniform(length, n, watching.frames, watching.step, grid)

@@ -1,1 +1,0 @@
-"""A page to drop a video on: its captions, and what the memory gave. `python -m pipeline.app`, or make app."""

@@ -1,0 +1,1 @@
+"""Where the encoder and the decoder come from: fetched, or trained here."""

@@ -1,0 +1,1 @@
+"""The captioner: mapper, memory and decoder, from frame embeddings to captions."""

@@ -1,0 +1,1 @@
+"""One module per source of videos: a folder, a site, a hub, COCO, the built-in dataset."""

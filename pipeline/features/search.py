@@ -1,0 +1,120 @@
+"""Search of moments: which frames of all videos are most like a text or a picture, by the encoder's own embeddings.
+
+n frames of all videos   q queries   E embedding width
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.features import shards
+
+# Of more frames than these an inverted file is searched: it takes seconds to build, and then a fraction of the time of
+# comparing with every frame (bench/find.py). Of fewer, comparing takes less than reading them did.
+EXACT_UP_TO = 1_000_000
+LISTS_PER_ROOT, PROBES_SHARE, TRAINED_ON = 1, 1 / 32, 40  # lists: sqrt(n); of these a 32nd is looked into
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One frame that was found."""
+
+    video_id: str
+    time_s: float
+    similarity: float  # cosine
+
+
+@dataclass(frozen=True)
+class Frames:
+    """All frames of all videos, video after video."""
+
+    video_ids: Sequence[str]
+    begins: NDArray[np.int64]  # [videos + 1], row of each video's first frame
+    times_s: NDArray[np.float64]  # [n]
+    vectors: NDArray[np.float32]  # [n, E], of length 1
+
+    @classmethod
+    def read(cls, folder: Path) -> "Frames":
+        """Those that the shards of a folder of embeddings have. ValueError if there are none."""
+        ids, counts, times, vectors = [], [], [], []
+        for video_id, table in shards.iterate(folder, columns=["timestamp_s", "embedding"]):
+            ids.append(video_id)
+            counts.append(len(table))
+            times.append(table["timestamp_s"].to_numpy())
+            flat = table["embedding"].combine_chunks().flatten().to_numpy()
+            vectors.append(unit(flat.reshape(len(table), -1)))
+        if not ids:
+            raise ValueError(f"{folder} has no frame of any video")
+        return cls(ids, np.cumsum([0, *counts]), np.concatenate(times), np.concatenate(vectors))
+
+    def __len__(self) -> int:
+        return len(self.times_s)
+
+    def moment(self, row: int, similarity: float) -> Moment:
+        video = int(np.searchsorted(self.begins, row, side="right")) - 1
+        return Moment(self.video_ids[video], float(self.times_s[row]), similarity)
+
+
+class Search:
+    """Finds moments among frames: exactly, or approximately where there are many."""
+
+    def __init__(self, frames: Frames, exact_up_to: int = EXACT_UP_TO) -> None:
+        self.frames = frames
+        self.exact = len(frames) <= exact_up_to
+
+    @cached_property
+    def index(self) -> "faiss.Index":
+        width = self.frames.vectors.shape[1]
+        if self.exact:
+            flat = faiss.IndexFlatIP(width)
+            flat.add(self.frames.vectors)
+            return flat
+        lists = round(LISTS_PER_ROOT * len(self.frames) ** 0.5)
+        file = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
+        # Neighbouring frames are alike: every so many of them show the centres as much as all.
+        file.train(self.frames.vectors[:: max(1, len(self.frames) // (TRAINED_ON * lists))])
+        file.add(self.frames.vectors)
+        file.nprobe = max(1, round(PROBES_SHARE * lists))
+        return file
+
+    def moments(self, query: NDArray[np.float32], count: int, apart_s: float) -> list[Moment]:
+        """The `count` most similar frames, none within `apart_s` seconds of a better one of its video.
+
+        Args:
+            query: [E], of length 1.
+        """
+        wanted = 8 * count
+        while True:
+            wanted = min(wanted, len(self.frames))
+            # A list that is looked into may have fewer: row -1, without a similarity.
+            similarities, rows = self.index.search(query[None], wanted)
+            there = rows[0] >= 0
+            found = list(self._apart(rows[0][there], similarities[0][there], count, apart_s))
+            if len(found) == count or wanted == len(self.frames) or not there.all():
+                return found
+            wanted *= 4  # the best were neighbours of one another
+
+    def _apart(
+        self, rows: NDArray[np.int64], similarities: NDArray[np.float32], count: int, apart_s: float
+    ) -> Iterator[Moment]:
+        taken: dict[str, list[float]] = {}
+        for row, similarity in zip(rows.tolist(), similarities.tolist(), strict=True):
+            moment = self.frames.moment(row, similarity)
+            times = taken.setdefault(moment.video_id, [])
+            if all(abs(moment.time_s - time) >= apart_s for time in times):
+                times.append(moment.time_s)
+                yield moment
+                count -= 1
+                if not count:
+                    return
+
+
+def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Each row [E] of length 1."""
+    wide = np.ascontiguousarray(vectors, np.float32)
+    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,133 @@
+"""Find moments in all videos that were embedded: by a text, by a picture, or one text after the other.
+
+    python -m pipeline.find "a ring flashes red"
+    python -m pipeline.find --picture holiday.jpg --count 3
+    python -m pipeline.find                             # reads a text a line, until the input ends
+
+Prints each moment's similarity (cosine of the encoder's embeddings), video and time, the most similar first, and at
+most one moment of a video in --apart seconds. A frame knows nothing of what was before it: "a star turns blue" finds
+blue stars. Run it where `dvc repro embed` ran; every frame is compared, or with more than a million the likeliest.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.features import shards
+from pipeline.features.search import Frames, Moment, Search, unit
+from pipeline.params import Params, load_params
+from pipeline.process.command import guarded, parser
+from pipeline.process.terminal import printable
+
+ENCODER = Path("models/encoder")
+DATA = Path("data")
+MOST = 1000  # moments
+
+
+def main() -> None:
+    options = _options()
+    with guarded("find", kept=None):
+        folder = DATA / options.dataset / "embeddings"
+        params = load_params()
+        check_encoder(folder, params)
+        search = Search(Frames.read(folder))
+        for name, query in _queries(options, params):
+            if query.shape[0] != (width := search.frames.vectors.shape[1]):
+                raise ValueError(f"{ENCODER} makes embeddings of {query.shape[0]} numbers, {folder} holds {width}")
+            print(listed(name, search.moments(query, options.count, options.apart)), flush=True)
+
+
+def _options() -> argparse.Namespace:
+    options = parser("pipeline.find", __doc__)
+    asked = options.add_mutually_exclusive_group()
+    asked.add_argument("text", nargs="?", help="what is to be seen")
+    asked.add_argument("--picture", type=Path, metavar="FILE", help="a picture file, instead of a text")
+    options.add_argument("--count", type=_count, default=10, help=f"moments, up to {MOST} (10)")
+    options.add_argument(
+        "--apart", type=_seconds, default=5.0, metavar="SECONDS", help="between moments of a video (5)"
+    )
+    options.add_argument("--dataset", choices=["videos", "pictures"], default="videos", help="what is searched")
+    return options.parse_args()
+
+
+def _count(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= MOST):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number from 1 to {MOST}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"found {text!r}, wanted seconds, 0 or more")
+    return value
+
+
+def check_encoder(folder: Path, params: Params) -> None:
+    """ValueError, naming the command that helps, if the embeddings are missing or are not those of this encoder."""
+    command = f"dvc repro embed@{folder.parent.name}"
+    try:
+        embedded = shards.index(folder)
+    except (ValueError, FileNotFoundError):
+        raise ValueError(f"{folder} holds no embeddings yet; make them with: {command}") from None
+    frames = folder.with_name("frames")
+    if not frames.is_dir():
+        return  # of what was pulled alone nobody can tell
+    from pipeline.features import provenance  # imports torch
+
+    wanted = provenance.fingerprints(shards.index(frames), ENCODER, params.embed)
+    if not any(entry.fingerprint == wanted.get(video_id) for video_id, entry in embedded.items()):
+        raise ValueError(
+            f"{folder} was embedded by another encoder than {ENCODER} (or with other settings or code); make it anew "
+            f"with: {command}"
+        )
+
+
+def _queries(options: argparse.Namespace, params: Params) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """(what it is called, embedding [E] of length 1)."""
+    if options.picture:
+        yield printable(str(options.picture)), of_picture(options.picture, params)
+        return
+    from pipeline.scoring.clipscore import embed_texts  # imports torch
+
+    for text in [options.text] if options.text is not None else sys.stdin:
+        if text.strip():
+            yield printable(text.strip()), embed_texts(ENCODER, [text.strip()], params.device)[0]
+        elif options.text is not None:
+            raise ValueError("found an empty text, wanted some words")
+
+
+def of_picture(path: Path, params: Params) -> NDArray[np.float32]:
+    """The embedding [E] of a picture file, of length 1. ValueError if it is none."""
+    from pipeline.device import choose_device, choose_dtype
+    from pipeline.features.encoder import load_encoder
+
+    device = choose_device(params.device)
+    encoder = load_encoder(ENCODER, device=device, dtype=choose_dtype(params.embed.precision, device))
+    content = path.read_bytes()
+    try:
+        return unit(encoder.embed([content], batch_size=1))[0]
+    except ValueError:
+        raise ValueError(f"{path}: {len(content)} bytes that are no picture (JPEG, PNG, ...)") from None
+
+
+def listed(name: str, moments: list[Moment]) -> str:
+    lines = [
+        f"{moment.similarity:>8.3f}  {clock(moment.time_s):>9}  {printable(moment.video_id)}" for moment in moments
+    ]
+    return "\n".join([name, f"{'cosine':>8}  {'time':>9}  video", *lines])
+
+
+def clock(seconds: float) -> str:
+    """1:02:03.4, or 2:03.4 where there are no hours."""
+    tenths = round(10 * seconds)
+    hours, minutes, rest = tenths // 36_000, tenths // 600 % 60, tenths % 600 / 10
+    return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+
+
+if __name__ == "__main__":
+    main()

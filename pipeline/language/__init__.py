@@ -1,0 +1,1 @@
+"""The decoder, a causal language model, and beam search in it."""

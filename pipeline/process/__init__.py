@@ -1,0 +1,1 @@
+"""Commands, child processes, progress, and messages."""

@@ -1,4 +1,0 @@
-"""One page that shows runs side by side: scores, captions, and which past frames the memory gave.
-
-`python -m pipeline.report baseline memory` writes metrics/report.html.
-"""

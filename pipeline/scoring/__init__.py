@@ -1,0 +1,1 @@
+"""Scores of captions, and comparisons of runs."""

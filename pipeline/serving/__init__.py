@@ -1,0 +1,1 @@
+"""A trained captioner at work: on one video, on a page, in a report."""

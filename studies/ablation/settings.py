@@ -1,0 +1,74 @@
+"""studies/ablation/params.yaml, checked: which variants, with which seeds, and what each is in full."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+from ruamel.yaml import YAML
+
+from pipeline.params import PARAMS_FILE, Count, Params, Section, load_params
+
+FILE = Path("studies/ablation/params.yaml")
+OUT = Path("studies/ablation/out")  # a folder for each variant, in it one for each seed
+PRETRAINED = Path("studies/ablation/models")  # a folder for each seed: the mapper that its trainings begin with
+CHOICE = "val"  # split on which the best baseline is chosen; also the folder of a run with what it scored there
+READ = ("memory", "baseline", "lora", "finetune", "caption", "evaluate")  # sections that the variants' stages read
+# Every variant that they concern says these itself: studies/ablation/dvc.yaml does not watch them in params.yaml.
+SWITCH, BASELINE = "memory.enabled", ("baseline.frames", "baseline.count")
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]  # of a folder and of a DVC stage
+
+
+class Ablation(Section):
+    seeds: Annotated[list[Count], Field(min_length=1)]
+    default: Name
+    variants: dict[Name, dict[str, Any]]
+
+    @property
+    def baselines(self) -> list[str]:
+        """The variants without memory."""
+        return [name for name, changes in self.variants.items() if changes[SWITCH] is False]
+
+
+def load_ablation(path: Path = FILE) -> Ablation:
+    """Read and check the file. Raises ValueError that names the key and what is wrong with it."""
+    try:
+        ablation = Ablation(**YAML(typ="safe").load(path.read_text()))
+    except ValidationError as error:
+        problems = [f"  {'.'.join(map(str, p['loc']))}: found {p['input']!r}; {p['msg']}" for p in error.errors()]
+        raise ValueError("\n".join([f"{path}:", *problems])) from None
+    if len(set(ablation.seeds)) < len(ablation.seeds):
+        raise ValueError(f"{path}: seeds: found {ablation.seeds}, expected each once")
+    for name, changes in ablation.variants.items():
+        for key in changes:
+            if key.split(".")[0] not in READ:
+                raise ValueError(
+                    f"{path}: variants.{name}: {key} changes nothing here; expected one of {', '.join(READ)}"
+                )
+        for key in (SWITCH, *BASELINE) if changes.get(SWITCH) is False else (SWITCH,):
+            if key not in changes:
+                raise ValueError(f"{path}: variants.{name}: {key} is missing; this variant has to say it")
+    if ablation.default not in ablation.variants:
+        raise ValueError(f"{path}: default: found {ablation.default!r}, expected one of {', '.join(ablation.variants)}")
+    if not ablation.baselines:
+        raise ValueError(f"{path}: variants: no baseline among them (a variant with {SWITCH}: false)")
+    return ablation
+
+
+def params_of(ablation: Ablation, variant: str, seed: int) -> Params:
+    """params.yaml as this run of the variant has it. Raises ValueError that names what cannot be."""
+    if variant not in ablation.variants:
+        raise ValueError(f"{FILE} has no variant {variant!r}; it has {', '.join(ablation.variants)}")
+    try:
+        params = load_params(PARAMS_FILE, {**ablation.variants[variant], "seed": seed})
+    except ValueError as error:
+        raise ValueError(f"as {FILE} changes it for variant {variant}, {error}") from None
+    return on_one_device(params)
+
+
+def on_one_device(params: Params) -> Params:
+    """The same params. ValueError if they train on several: each process of that starts the whole program again."""
+    for name, section in {"pretrain": params.pretrain, "finetune": params.finetune}.items():
+        if section.devices > 1:
+            raise ValueError(f"{PARAMS_FILE}: {name}.devices: found {section.devices}, the ablation wants 1")
+    return params

@@ -1,0 +1,1 @@
+"""Frame captions, their summary, and the modality gap."""

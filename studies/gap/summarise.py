@@ -1,0 +1,214 @@
+"""One sentence for each segment, from what its frames' captions say; then its scores.
+
+Reads studies/gap/out/described/, data/videos/segments.parquet, what `evaluate` reads, and studies/gap/params.yaml
+(summarise). Writes studies/gap/out/captions.parquet (.csv, .json; in the project's schema), evidence.parquet (for each
+segment: which frames' captions were kept, tokens, seconds, attempts, error), and metrics/gap/captions.json,
+coverage.json, segments.parquet, kinds.csv, as `evaluate` writes them.
+
+A row that was written is kept if the stage is stopped: the same run goes on behind it.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.dataset.segments import Segment, frames_of_segment, from_table
+from pipeline.device import choose_device
+from pipeline.features import shards
+from pipeline.files.aside import aside, write_text
+from pipeline.imports import code_fingerprint
+from pipeline.params import Params, load_params
+from pipeline.process import progress
+from pipeline.scoring.caption_table import write_captions
+from stages import run
+from stages.evaluate import evaluate
+from studies.gap.keep import keep
+from studies.gap.sentences import Summariser, by_template, load_language_model, train_t5
+from studies.gap.settings import CAPTIONS, DESCRIBED, EVIDENCE, METRICS, OUT, SEGMENTS, SummariseParams, load_study
+
+TABLES = ("captions.json", "coverage.json", "segments.parquet", "kinds.csv")  # as `evaluate` wants them
+
+
+@dataclass(frozen=True)
+class Written:
+    """What is said of a segment. As `caption_table.Generated`."""
+
+    caption: str
+    log_prob: None
+    frames: list[int]  # whose captions were kept
+    captions: list[str]
+    tokens: int
+    seconds: float
+    attempts: int
+    error: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a segment's frames say."""
+
+    segment: Segment
+    frames: list[int]
+    captions: list[str]
+
+
+def main() -> None:
+    params, options = load_params(), load_study().summarise
+    segments = from_table(pq.read_table(SEGMENTS["videos"]))
+    said = {split: frames_say([s for s in segments if s.split == split], options) for split in ("train", options.split)}
+    asked = said[options.split]
+    journal = OUT / f"unfinished-{_request(options, asked)}.jsonl"
+    done = read_journal(journal)
+    todo = [one for one in asked if one.segment.segment_id not in done]
+    if todo:
+        summariser = make_summariser(params, options, said["train"])
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        write_text(
+            journal, "".join(journal_line(id, one) for id, one in done.items())
+        )  # without a line that was cut off
+        with journal.open("a") as file, progress.bar(total=len(todo), desc="summarise", unit="segment") as bar:
+            for at in range(0, len(todo), options.batch_size):
+                for id, one in write(summariser, todo[at : at + options.batch_size]).items():
+                    done[id] = one
+                    file.write(journal_line(id, one))
+                file.flush()
+                bar.update(len(todo[at : at + options.batch_size]))
+    write_captions(CAPTIONS, [one.segment for one in asked], {id: one for id, one in done.items() if one.caption})
+    write_evidence(EVIDENCE, done)
+    scored = params.model_copy(update={"caption": params.caption.model_copy(update={"split": options.split})})
+    line = evaluate(scored, CAPTIONS, *(METRICS / name for name in TABLES))
+    journal.unlink(missing_ok=True)
+    failed = [one.error for one in done.values() if not one.caption]
+    reason = f" (the first: {failed[0]})" if failed else ""
+    said_of = f"{len(done) - len(failed)} of {len(asked)} segments"
+    print(f"summarise: {said_of} by {options.method}, {len(failed)} without a sentence{reason}")
+    print(line)
+
+
+def frames_say(segments: Sequence[Segment], options: SummariseParams) -> list[Said]:
+    """The kept captions of each segment whose video was described, in the order of time."""
+    index = shards.index(DESCRIBED)
+    of_video: dict[str, list[Segment]] = {}
+    for segment in segments:
+        if segment.video_id in index:
+            of_video.setdefault(segment.video_id, []).append(segment)
+    found = []
+    there = sorted(id for id in of_video if index[id].rows)
+    names = ["frame_index", "timestamp_s", "caption", "text_embedding"]
+    tables = dict(shards.iterate(DESCRIBED, there, names)) if there else {}
+    for video_id, own in sorted(of_video.items()):
+        table = tables.get(video_id)
+        for segment in own:
+            if table is None:
+                found.append(Said(segment, [], []))
+                continue
+            times = table["timestamp_s"].to_numpy()
+            inside = frames_of_segment(segment.start_s, segment.end_s, times)
+            rows = table.slice(inside.start, len(inside))
+            captions = rows["caption"].to_pylist()
+            kept = (
+                keep(options.keep, captions, embeddings_of(rows, "text_embedding"), options.count) if captions else []
+            )
+            frames = rows["frame_index"].to_pylist()
+            found.append(Said(segment, [frames[i] for i in kept], [captions[i] for i in kept]))
+    return found
+
+
+def embeddings_of(table: pa.Table, name: str) -> NDArray[np.float16]:
+    """[rows, E]"""
+    return table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
+
+
+def make_summariser(params: Params, options: SummariseParams, train: Sequence[Said]) -> Summariser:
+    device = choose_device(params.device)
+    if options.method == "template":
+        return by_template
+    if options.method == "huggingface":
+        how: dict[str, Any] = {"beams": options.beams, "max_new_tokens": options.max_new_tokens, "device": device}
+        return load_language_model(options.name, Path(options.prompt), **how)
+    pairs = [(one.captions, one.segment.captions) for one in train if one.captions and one.segment.captions]
+    if not pairs:
+        raise ValueError(
+            "studies/gap/params.yaml: describe.videos.train: no training segment has captions of frames, which the "
+            "built-in T5 learns from; describe some, or set summarise.method: template"
+        )
+    names = ("width", "layers", "heads", "vocabulary", "steps", "batch", "learning_rate", "beams", "max_new_tokens")
+    return train_t5(pairs, **{name: getattr(options, name) for name in names}, seed=params.seed, device=device)
+
+
+def write(summariser: Summariser, asked: Sequence[Said]) -> dict[str, Written]:
+    """Segments whose frames say nothing get a row without a sentence; what fails for a batch is tried one by one."""
+    speaking = [one for one in asked if one.captions]
+    silent = {
+        one.segment.segment_id: Written("", None, [], [], 0, 0.0, 0, "no frame of it was described") for one in asked
+    }
+    started, attempts = time.perf_counter(), 1
+    try:
+        sentences = summariser([one.captions for one in speaking]) if speaking else []
+    except RuntimeError:  # of memory, or of a row that is too long for the model
+        sentences, attempts = [summariser([one.captions])[0] for one in speaking], 2
+    seconds = (time.perf_counter() - started) / max(len(speaking), 1)
+    return silent | {
+        one.segment.segment_id: Written(
+            said.text, None, one.frames, one.captions, said.tokens, round(seconds, 4), attempts, said.error
+        )
+        for one, said in zip(speaking, sentences, strict=True)
+    }
+
+
+def write_evidence(path: Path, written: dict[str, Written]) -> None:
+    rows = [{"segment_id": id, **asdict(one)} for id, one in sorted(written.items())]
+    schema = pa.schema(
+        [
+            ("segment_id", pa.string()),
+            ("caption", pa.string()),
+            ("frames", pa.list_(pa.int32())),
+            ("captions", pa.list_(pa.string())),
+            ("tokens", pa.int32()),
+            ("seconds", pa.float64()),
+            ("attempts", pa.int32()),
+            ("error", pa.string()),
+        ]
+    )
+    with aside(path) as unfinished:
+        pq.write_table(pa.Table.from_pylist([{k: row[k] for k in schema.names} for row in rows], schema), unfinished)
+
+
+def read_journal(path: Path) -> dict[str, Written]:
+    """What an earlier run of the same wrote, as far as its lines are whole."""
+    found = {}
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break  # the kill came in the middle of it
+        id = row.pop("segment_id")
+        found[id] = Written(**row)
+    return found
+
+
+def journal_line(segment_id: str, one: Written) -> str:
+    return json.dumps({"segment_id": segment_id, **asdict(one)}) + "\n"
+
+
+def _request(options: SummariseParams, asked: Sequence[Said]) -> str:
+    """Short, and another for other settings, code or captions."""
+    parts = [
+        options.model_dump_json(),
+        code_fingerprint(Path(__file__)),
+        *(f"{s.segment.segment_id} {s.captions}" for s in asked),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    run(kept="the sentences that are written")

@@ -1,0 +1,127 @@
+"""Answer the questions with one of the study's models.
+
+    python -m studies.questions.answer sparse
+    python -m studies.questions.answer sparse --glimpses 16      # only with so many, whatever params.yaml says
+
+Reads studies/questions/params.yaml, data/questions/, data/videos/embeddings/, models/decoder/, models/encoder/ and
+studies/questions/models/MODEL/. Writes to studies/questions/out/MODEL/seed-N/: answers.parquet; results.jsonl as
+ClipBERT's are; and where questions have VQA's votes vqa.json, as VQA's server takes them.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.answerer.answering import SCHEMA, Answer, answer
+from pipeline.answerer.training import load_reader
+from pipeline.dataset.questions.question import Question, from_table
+from pipeline.features.encoder import load_encoder
+from pipeline.files.aside import aside, write_text
+from pipeline.process.command import guarded, parser
+from pipeline.scoring.answer_files import read_answer_list
+from studies.questions.learn import read_examples
+from studies.questions.settings import ANSWER_LIST, ENCODER, MODELS, OUT, QUESTIONS, load_study
+
+MODULE = "studies.questions.answer"
+
+
+def main(model: str, glimpses: int | None = None) -> None:
+    study = load_study()
+    counts = [glimpses] if glimpses and study.model(model).way == "sparse" else study.counts(model)
+    main_count = glimpses or study.main_count(model)
+    questions = [one for one in from_table(pq.read_table(QUESTIONS)) if one.split == study.answer.split]
+    examples = read_examples([study.answer.split], read_answer_list(ANSWER_LIST))[study.answer.split]
+    gflop = encoder_gflop(ENCODER)
+    for seed in study.seeds:
+        reader, watching, answers = load_reader(MODELS / model / f"seed-{seed}")
+        rows = list(
+            answer(
+                reader,
+                watching,
+                examples,
+                answers,
+                counts=counts,
+                grid=study.learn.grid,
+                batch_size=study.answer.batch_size,
+                encoder_gflop=gflop,
+            )
+        )
+        rows += unanswered(questions, rows, counts)
+        out = OUT / model / f"seed-{seed}"
+        write_answers(out, rows, questions, main_count if main_count in counts else counts[-1])
+        print(f"answer {model}, seed {seed}: {len(rows)} answers to {len(questions)} questions, see {out}", flush=True)
+
+
+def unanswered(questions: Sequence[Question], rows: Sequence[Answer], counts: Sequence[int]) -> list[Answer]:
+    """Those about videos without frames: rows with an error, never left out."""
+    done = {row.question_id for row in rows}
+    return [
+        Answer(one.question_id, one.video_id, n, None, None, (), None, 0, (), (), None, None, 0.0, 0.0, "no frames")
+        for one in questions
+        if one.question_id not in done
+        for n in counts
+    ]
+
+
+def write_answers(out: Path, rows: Sequence[Answer], questions: Sequence[Question], count: int) -> None:
+    """Of `count` glimpses also as others have results."""
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+    out.mkdir(parents=True, exist_ok=True)
+    with aside(out / "answers.parquet") as written:
+        pq.write_table(table, written)
+    asked = {one.question_id: one for one in questions}
+    chosen = [row for row in rows if row.glimpses == count]
+    lines = [
+        json.dumps(
+            {
+                "question_id": row.question_id,
+                "answer": row.prediction,
+                "data": {
+                    "vid_id": row.video_id,
+                    "question": asked[row.question_id].question,
+                    "answer": asked[row.question_id].answers[0] if asked[row.question_id].answers else None,
+                    "answer_type": asked[row.question_id].answer_type,
+                },
+            }
+        )
+        for row in chosen
+    ]
+    write_text(out / "results.jsonl", "".join(f"{line}\n" for line in lines))
+    voted = [row for row in chosen if asked[row.question_id].votes is not None]
+    if voted:
+        submission = [{"question_id": _number(row.question_id), "answer": row.prediction or ""} for row in voted]
+        write_text(out / "vqa.json", json.dumps(submission) + "\n")
+
+
+def _number(id: str) -> int | str:
+    """VQA's ids are numbers; `ask` may have put a split before them."""
+    last = id.rsplit("_", 1)[-1]
+    return int(last) if last.isdecimal() else id
+
+
+def encoder_gflop(folder: Path) -> float:
+    """Of one frame."""
+    encoder = load_encoder(folder, device=torch.device("cpu"), dtype=torch.float32)
+    side = encoder.preprocess.side
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        encoder.visual(torch.zeros(1, 3, side, side))
+    return counted.get_total_flops() / 1e9
+
+
+if __name__ == "__main__":
+    typed = parser(MODULE, __doc__)
+    typed.add_argument("model")
+    typed.add_argument("--glimpses", type=int, metavar="N", help="a number of glimpses, of 1 to 1000")
+    options = typed.parse_args()
+    if options.glimpses is not None and not 1 <= options.glimpses <= 1000:
+        sys.exit(f"answer: --glimpses {options.glimpses}; wanted 1 to 1000")
+    with guarded(f"answer {options.model}", kept=None):
+        import_module(MODULE).main(options.model, options.glimpses)

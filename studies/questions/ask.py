@@ -1,0 +1,127 @@
+"""Gather questions about the videos, and make the list of answers that a model chooses from.
+
+Reads the section ask of studies/questions/params.yaml; of the built-in videos data/videos/annotations/scenes.json, else
+the files that it names; and which videos there are, data/videos/embeddings/. Writes data/questions/: questions.parquet,
+ans2label.json (of the training questions alone), dropped.json (how many were dropped, by reason).
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from pipeline.dataset.questions.formats import equal_options, read_questions, unique_over_splits
+from pipeline.dataset.questions.question import Question, to_table
+from pipeline.dataset.shapes.questions import picture_questions, video_questions
+from pipeline.features import shards
+from pipeline.features.embeddings import VideoEmbeddings, read_embeddings
+from pipeline.files import strict_json
+from pipeline.files.aside import aside, write_text
+from pipeline.scoring.answer_files import read_answer_list
+from stages import run
+from studies.questions.settings import ANSWER_LIST, DROPPED, EMBEDDINGS, QUESTIONS, Ask, load_study
+
+SCENES = Path("data/videos/annotations/scenes.json")
+PICTURES = Path("data/pictures/segments.parquet")
+PREFIXES = ("", "v_", "video")  # of a video's id here, before what question files call it
+
+
+def main() -> None:
+    ask = load_study().ask
+    asked = unique_over_splits(questions_of(ask))
+    there = {video_id: entry.rows for video_id, entry in shards.index(EMBEDDINGS).items()}
+    known = {resolved(question.video_id, there) for question in asked} - {None}
+    ends = end_of(read_embeddings(EMBEDDINGS, [video for video in known if video and there[video]]))
+    kept, dropped = usable(asked, there, ends)
+    if not kept:
+        raise ValueError(f"none of {len(asked)} questions can be used: {reasons(dropped)}")
+    answers = answer_list(ask, kept)
+    QUESTIONS.parent.mkdir(parents=True, exist_ok=True)
+    with aside(QUESTIONS) as written:
+        pq.write_table(to_table(kept), written)
+    write_text(ANSWER_LIST, json.dumps({answer: label for label, answer in enumerate(answers)}, indent=1) + "\n")
+    write_text(DROPPED, json.dumps({"asked": len(asked), "kept": len(kept), "dropped": dict(dropped)}, indent=1) + "\n")
+    if same := equal_options(kept):
+        print(f"ask: {len(same)} questions have equal options, the first {same[0].question_id!r}; they are kept")
+    asked_later = [one for one in kept if one.split != "train" and one.task == "open"]
+    if outside := [one for one in asked_later if not set(one.answers) & set(answers)]:
+        print(
+            f"ask: {len(outside)} of {len(asked_later)} open questions of val and test have no right answer in the "
+            "list: no model can answer them right"
+        )
+    counts = Counter(one.split for one in kept)
+    print(
+        f"ask: {counts['train']} training, {counts['val']} validation and {counts['test']} test questions, "
+        f"{len(answers)} answers in the list; dropped: {reasons(dropped) or 'none'}"
+    )
+
+
+def questions_of(ask: Ask) -> list[Question]:
+    """Of all splits. ValueError where there are none, or where training questions have no answers."""
+    if ask.source == "shapes":
+        if not SCENES.is_file():
+            raise ValueError(f"no {SCENES}: source shapes asks about the built-in videos; set ask.source: files")
+        counts = {str(split): count for split, count in ask.per_video.items()}
+        found = video_questions(strict_json.load(SCENES), per_video=counts, seed=0)
+        if ask.pictures:
+            rows = pq.read_table(PICTURES, columns=["video_id", "split", "captions"]).to_pylist()
+            found += picture_questions({row["video_id"]: (row["split"], row["captions"]) for row in rows}, seed=0)
+        return found
+    found = []
+    for split, names in ask.files.items():
+        if names:
+            found += read_questions([Path(name) for name in names], split=split)
+    if hidden := [one for one in found if one.split == "train" and not one.answers and not one.votes]:
+        raise ValueError(f"{len(hidden)} training questions have no answer, the first {hidden[0].question_id!r}")
+    return found
+
+
+def resolved(video_id: str, there: Mapping[str, int]) -> str | None:
+    """The id of that video here, if it is here: question files leave prefixes out."""
+    return next((name for prefix in PREFIXES if (name := prefix + video_id) in there), None)
+
+
+def end_of(videos: Mapping[str, VideoEmbeddings]) -> dict[str, float]:
+    """About: when each video's last frame begins."""
+    return {video_id: float(video.timestamps[len(video.timestamps) - 1 :][0]) for video_id, video in videos.items()}
+
+
+def usable(
+    questions: Sequence[Question], there: Mapping[str, int], ends: Mapping[str, float]
+) -> tuple[list[Question], Counter[str]]:
+    """Those whose video has frames in what may be seen, by the videos' ids here; and why others were dropped."""
+    kept, dropped = [], Counter[str]()
+    for question in questions:
+        video = resolved(question.video_id, there)
+        if video is None:
+            dropped["the video is not there"] += 1
+        elif not there[video]:
+            dropped["the video has no frames"] += 1
+        elif question.start_s > ends[video]:
+            dropped["begins past the video's end"] += 1
+        else:
+            kept.append(replace(question, video_id=video))
+    return kept, dropped
+
+
+def answer_list(ask: Ask, questions: Sequence[Question]) -> list[str]:
+    """By label. Equally frequent answers by the alphabet."""
+    if ask.list_file:
+        return read_answer_list(Path(ask.list_file))
+    counts: Counter[str] = Counter()
+    for one in questions:
+        if one.split == "train" and one.task != "choice":
+            for answer, score in zip(one.answers, one.scores, strict=True):
+                counts[answer] += score  # type: ignore[assignment]
+    return sorted(sorted(counts), key=lambda answer: -counts[answer])[: ask.list_size]
+
+
+def reasons(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} ({reason})" for reason, count in sorted(dropped.items()))
+
+
+if __name__ == "__main__":
+    run(kept=None)

@@ -1,0 +1,102 @@
+"""Train one of the study's models, once for each seed.
+
+Reads studies/questions/params.yaml, data/questions/, data/videos/embeddings/ and models/decoder/ (what a question's
+words mean). Writes studies/questions/models/MODEL/seed-N/, with the curves and how long it took.
+"""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import torch
+
+from pipeline.answerer.examples import Example, asked, make_examples, read_texts
+from pipeline.answerer.reader import Reader, ReaderConfig
+from pipeline.answerer.training import save_reader, train_reader
+from pipeline.dataset.questions.question import from_table
+from pipeline.features.embeddings import embedding_width, read_embeddings
+from pipeline.files.aside import aside, write_text
+from pipeline.language.decoder import load_decoder
+from pipeline.params import load_params
+from pipeline.scoring.answer_files import read_answer_list
+from pipeline.training import loop
+from pipeline.training.loop import Optimization, unfinished
+from stages import EPOCHS, run
+from studies.questions.settings import ANSWER_LIST, DECODER, EMBEDDINGS, MODELS, QUESTIONS, Study, load_study
+
+
+def main(model: str) -> None:
+    study = load_study()
+    study.model(model)
+    for seed in study.seeds:
+        print(learn(study, model, seed, MODELS / model / f"seed-{seed}"), flush=True)
+
+
+def learn(study: Study, name: str, seed: int, out: Path) -> str:
+    """Returns the closing line."""
+    device = load_params().device
+    answers = read_answer_list(ANSWER_LIST)
+    settings = (study.learn, study.model(name), seed)
+    inputs = [QUESTIONS, ANSWER_LIST, EMBEDDINGS, DECODER]
+    with unfinished(f"questions-{name}", Path(__file__), settings, inputs) as work:
+        examples = read_examples(["train", "val"], answers, work / "embeddings")
+        watching = study.watching(name)
+        torch.manual_seed(seed)
+        reader = Reader(reader_config(study, name, examples["train"], len(answers)))
+        began = time.process_time()
+        outcome = train_reader(
+            reader,
+            watching,
+            examples["train"],
+            examples["val"],
+            replace(Optimization.of(study.learn, seed=seed, device=device), epochs=study.epochs(name)),
+            glimpses=study.model(name).glimpses,
+            val_glimpses=study.main_count(name),
+            grid=study.learn.grid,
+            name=f"learn {name}, seed {seed}",
+            work=work,
+        )
+        loop.exit_if_helper()
+        seconds = time.process_time() - began
+        with aside(out) as written:
+            save_reader(written, reader, watching, answers)
+            write_text(written / "training.json", json.dumps({"cpu_seconds": seconds, "epochs": outcome.epochs}) + "\n")
+        loop.finish(work, out / "curves")
+    return (
+        f"learn {name}, seed {seed}: {outcome.epochs} epochs, {seconds:.0f} CPU seconds; best epoch "
+        f"{outcome.best_epoch + 1}, validation loss {outcome.best_loss:.4f}"
+    )
+
+
+def read_examples(splits: list[str], answers: list[str], copy: Path | None = None) -> dict[str, list[Example]]:
+    """By split."""
+    questions = [one for one in from_table(pq.read_table(QUESTIONS)) if one.split in splits]
+    videos = read_embeddings(EMBEDDINGS, {one.video_id for one in questions}, copy)
+    model, tokenizer = load_decoder(DECODER)
+    texts = read_texts([text for one in questions for text in asked(one)], model, tokenizer)
+    return {
+        split: make_examples([one for one in questions if one.split == split], videos, texts, answers)
+        for split in splits
+    }
+
+
+def reader_config(study: Study, name: str, examples: list[Example], answers: int) -> ReaderConfig:
+    if not examples:
+        raise ValueError(f"{QUESTIONS} has no training questions about videos with frames")
+    learn = study.learn
+    return ReaderConfig(
+        embedding_width=embedding_width({examples[0].video_id: examples[0].video}),
+        text_width=examples[0].targets[0].texts[0].states.shape[-1],
+        width=learn.width,
+        heads=learn.heads,
+        layers=learn.layers,
+        k=learn.k if study.model(name).way == "memory" else None,
+        timed=study.watching(name).timed,
+        answers=answers,
+    )
+
+
+if __name__ == "__main__":
+    run(kept=EPOCHS, takes="model")

@@ -1,0 +1,111 @@
+"""studies/questions/params.yaml, checked; and where the study's files lie."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+
+from pipeline.answerer.watching import Watching
+from pipeline.params import Count, Positive, Section, Split, TrainingParams
+
+FILE = Path("studies/questions/params.yaml")
+FOLDER = Path("data/questions")
+QUESTIONS, ANSWER_LIST, DROPPED = FOLDER / "questions.parquet", FOLDER / "ans2label.json", FOLDER / "dropped.json"
+MODELS = Path("studies/questions/models")  # a folder for each model, in it one for each seed
+OUT = Path("studies/questions/out")  # the same, of answers
+METRICS = Path("metrics/questions")
+EMBEDDINGS, DECODER, ENCODER = Path("data/videos/embeddings"), Path("models/decoder"), Path("models/encoder")
+
+
+class Ask(Section):
+    source: Literal["shapes", "files"]
+    per_video: dict[Split, Count]
+    pictures: bool
+    files: dict[Split, list[str]]
+    list_size: Positive
+    list_file: str | None
+
+    @model_validator(mode="after")
+    def _has_every_split(self) -> "Ask":
+        for name in ("per_video", "files"):
+            if missing := {"train", "val", "test"} - set(getattr(self, name)):
+                raise ValueError(f"{name} needs the keys train, val and test; missing: {', '.join(sorted(missing))}")
+        if self.source == "files" and not self.files["train"]:
+            raise ValueError("files.train: source files needs a file of training questions")
+        return self
+
+
+class Learn(TrainingParams):
+    width: Positive
+    heads: Positive
+    layers: Positive
+    k: Positive | None
+    write_below: Annotated[float, Field(gt=-1, le=1)] | None
+    frames: Positive
+    step: Positive
+    grid: Literal["ends", "centres", "clipbert"]
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "Learn":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class Model(Section):
+    way: Literal["blind", "frame", "sparse", "memory"]
+    fusion: Literal["mean", "max", "lse", "joint"]
+    glimpses: Positive
+    epochs: Positive | None
+
+
+class Answer(Section):
+    split: Split
+    glimpses: Annotated[list[Positive], Field(min_length=1)]
+    main: Positive
+    batch_size: Positive
+
+    @model_validator(mode="after")
+    def _main_is_one(self) -> "Answer":
+        if self.main not in self.glimpses:
+            raise ValueError(f"main: found {self.main}; wanted one of glimpses, {self.glimpses}")
+        return self
+
+
+class Study(Section):
+    seeds: Annotated[list[Count], Field(min_length=1)]
+    ask: Ask
+    learn: Learn
+    models: dict[str, Model]
+    answer: Answer
+
+    def model(self, name: str) -> Model:
+        if name not in self.models:
+            raise ValueError(f"{FILE} has no model {name!r}; it has {', '.join(self.models)}")
+        return self.models[name]
+
+    def watching(self, name: str) -> Watching:
+        model = self.model(name)
+        frames = 1 if model.way == "frame" else self.learn.frames
+        below = self.learn.write_below if model.way == "memory" else None
+        return Watching(model.way, model.fusion, frames, self.learn.step, below)
+
+    def epochs(self, name: str) -> int:
+        return self.model(name).epochs or self.learn.epochs
+
+    def counts(self, name: str) -> list[int]:
+        """With how many glimpses a model answers."""
+        return self.answer.glimpses if self.model(name).way == "sparse" else [1]
+
+    def main_count(self, name: str) -> int:
+        return self.answer.main if self.model(name).way == "sparse" else 1
+
+
+def load_study(path: Path = FILE) -> Study:
+    """Read and check the file. Raises ValueError that names the key and what is wrong with it."""
+    try:
+        return Study(**YAML(typ="safe").load(path.read_text()))
+    except ValidationError as error:
+        problems = [f"  {'.'.join(map(str, p['loc']))}: found {p['input']!r}; {p['msg']}" for p in error.errors()]
+        raise ValueError("\n".join([f"{path}:", *problems])) from None

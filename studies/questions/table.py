@@ -1,0 +1,202 @@
+"""Score all models' answers, and set them beside each other and beside what needs no video.
+
+Reads studies/questions/params.yaml, data/questions/ and studies/questions/out/. Writes metrics/questions/MODEL.json,
+docs/questions.png (accuracy against what a question costs) and, in docs/results.md, what stands between two markers.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from pipeline.dataset.questions.question import Question, from_table
+from pipeline.files.aside import write_text
+from pipeline.scoring.answer_files import read_answer_list
+from pipeline.scoring.answer_table import answer_figures
+from pipeline.scoring.answers import Result, interval, score_answers
+from pipeline.scoring.markdown import insert, table
+from stages import run
+from studies.questions.plot import Dot, draw
+from studies.questions.settings import ANSWER_LIST, METRICS, MODELS, OUT, QUESTIONS, Study, load_study
+
+REPORT, PLOT = Path("docs/results.md"), Path("docs/questions.png")
+BEGIN, END = "<!-- studies/questions/table.py writes from here -->", "<!-- and to here -->"
+DRAWS = 2_000
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model's answers with one number of glimpses: one Result per seed, and their rows."""
+
+    results: tuple[Result, ...]
+    rows: pd.DataFrame
+
+    def accuracy(self, group: str = "all") -> float:
+        return float(np.mean([result.group(group).accuracy for result in self.results]))
+
+    def interval(self, group: str = "all") -> tuple[float | None, float | None]:
+        """95 % over videos: each question's score is averaged over the seeds first."""
+        first = self.results[0].questions
+        score = np.mean([result.questions["score"].to_numpy(float) for result in self.results], axis=0)
+        of_kind = (first["kind"] == group.removeprefix("kind ")).to_numpy()
+        chosen = np.ones(len(first), bool) if group == "all" else of_kind
+        return interval(score[chosen], first[chosen], np.random.default_rng(0), DRAWS)
+
+
+def main() -> None:
+    study = load_study()
+    questions = from_table(pq.read_table(QUESTIONS))
+    asked = [one for one in questions if one.split == study.answer.split]
+    train = [one for one in questions if one.split == "train"]
+    answers = read_answer_list(ANSWER_LIST)
+    scored = {
+        name: {n: score(study, name, n, asked, train, answers) for n in study.counts(name)} for name in study.models
+    }
+    kinds = sorted({one.kind for one in asked if one.kind})
+    for name in study.models:
+        write_text(METRICS / f"{name}.json", json.dumps(figures(study, scored, name, kinds), indent=1) + "\n")
+    dots = {
+        name: [Dot(float(one.rows["gflop"].mean()), one.accuracy(), str(n)) for n, one in by_count.items()]
+        for name, by_count in scored.items()
+    }
+    draw(dots, PLOT, title="accuracy, %, against GFLOP per question", x_label="GFLOP per question, with the encoder")
+    text = report(study, scored, kinds, asked)
+    if BEGIN in REPORT.read_text(encoding="utf-8"):
+        insert(REPORT, text, BEGIN, END)
+    print(text)
+    print(f"\nWhere to look: {REPORT}, {PLOT}, {METRICS}/, {OUT}/MODEL/seed-N/answers.parquet, docs/questions.md")
+
+
+def score(
+    study: Study, name: str, n: int, asked: Sequence[Question], train: Sequence[Question], answers: Sequence[str]
+) -> Scored:
+    results, rows = [], []
+    for seed in study.seeds:
+        path = OUT / name / f"seed-{seed}" / "answers.parquet"
+        if not path.is_file():
+            raise ValueError(f"no {path}: make questions")
+        own = pd.read_parquet(path)
+        own = own[own["glimpses"] == n]
+        if not len(own):
+            raise ValueError(f"{path} has no answers with {n} glimpses: python -m studies.questions.answer {name}")
+        given = {id: said for id, said in zip(own["question_id"], own["prediction"], strict=True) if said is not None}
+        results.append(score_answers(asked, given, train=train, answer_list=answers, draws=DRAWS))
+        rows.append(own)
+    return Scored(tuple(results), pd.concat(rows))
+
+
+def figures(
+    study: Study, scored: Mapping[str, Mapping[int, Scored]], name: str, kinds: Sequence[str]
+) -> dict[str, Any]:
+    """What metrics/questions/MODEL.json holds: of the main number of glimpses everything, of the others accuracies."""
+    main = scored[name][study.main_count(name)]
+    found = answer_figures(main.results[0])
+    seeds = [result.group("all").accuracy for result in main.results]
+    found["seeds"] = {str(seed): value for seed, value in zip(study.seeds, seeds, strict=True)}
+    found["accuracy"], found["accuracy_sd"] = main.accuracy(), float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None
+    for group, values in found["groups"].items():
+        for other in study.models:
+            if study.model(other).way in ("blind", "frame"):
+                values["beside"][other] = scored[other][1].accuracy(group)
+    found["glimpses"] = {
+        str(n): {group: one.accuracy(group) for group in ("all", *(f"kind {kind}" for kind in kinds))}
+        for n, one in scored[name].items()
+    }
+    found["cost"] = cost(main)
+    found["evidence"] = {kind: evidence(study, main, scored_kind(main, kind)) for kind in kinds}
+    training = [json.loads((MODELS / name / f"seed-{seed}" / "training.json").read_text()) for seed in study.seeds]
+    found["training_cpu_seconds"] = float(np.mean([one["cpu_seconds"] for one in training]))
+    return found
+
+
+def cost(scored: Scored) -> dict[str, float]:
+    return {name: float(scored.rows[name].mean()) for name in ("gflop", "seconds", "frames")}
+
+
+def scored_kind(scored: Scored, kind: str) -> set[str]:
+    questions = scored.results[0].questions
+    return set(questions["question_id"][questions["kind"] == kind])
+
+
+def evidence(study: Study, scored: Scored, ids: set[str]) -> dict[str, float | None]:
+    """Did it look at the right moment? The evidence's share of the attention to frames, over its share of the time."""
+    rows = scored.rows[scored.rows["question_id"].isin(ids)].dropna(subset=["evidence_attention"])
+    if not len(rows):
+        return {"attention": None, "time": None, "lift": None}
+    attention, time_share = float(rows["evidence_attention"].mean()), float(rows["evidence_time"].mean())
+    return {"attention": attention, "time": time_share, "lift": attention / time_share if time_share else None}
+
+
+def report(
+    study: Study, scored: Mapping[str, Mapping[int, Scored]], kinds: Sequence[str], asked: Sequence[Question]
+) -> str:
+    """The Markdown between the markers."""
+    videos = len({one.video_id for one in asked})
+    counts = {kind: sum(one.kind == kind for one in asked) for kind in kinds}
+    head = ["model", "all", *(f"{kind} ({counts[kind]})" for kind in kinds), "GFLOP", "frames", "CPU s of training"]
+    rows = []
+    first = next(iter(scored.values()))
+    constants = next(iter(first.values())).results[0]
+    for constant in ("most frequent per question word", "most frequent per kind"):
+        values = [constants.group(group).beside[constant] for group in ("all", *(f"kind {kind}" for kind in kinds))]
+        rows.append([constant, *(f"{value:.1f}" for value in values), "0", "0", "0"])
+    for name in study.models:
+        one = scored[name][study.main_count(name)]
+        spent = cost(one)
+        low, high = one.interval()
+        between = "" if low is None else f" ({low:.1f} to {high:.1f})"
+        cpu = figures_of_training(study, name)
+        rows.append(
+            [
+                name,
+                f"{one.accuracy():.1f}{between}",
+                *(f"{one.accuracy(f'kind {kind}'):.1f}" for kind in kinds),
+                f"{spent['gflop']:.3f}",
+                f"{spent['frames']:.0f}",
+                f"{cpu:.0f}",
+            ]
+        )
+    parts = [
+        f"`make questions`: {len(asked)} questions about {videos} videos, training seeds "
+        f"{', '.join(map(str, study.seeds))}. Accuracy in percent of the questions asked, 95 % intervals over videos. "
+        f"Models of glimpses answer with {study.answer.main} of {study.learn.frames} frames each, at both ends and "
+        "evenly between. GFLOP are of one question, with the encoder on the frames that it looks at; a memory encodes "
+        "each frame once for all questions about a video.",
+        table(head, rows),
+    ]
+    sparse = [name for name in study.models if study.model(name).way == "sparse"]
+    if sparse:
+        head = ["model, kind", *(f"n = {n}" for n in study.answer.glimpses)]
+        by_count = [
+            [f"{name}, {group.removeprefix('kind ')}", *(f"{one.accuracy(group):.1f}" for one in scored[name].values())]
+            for name in sparse
+            for group in ("all", *(f"kind {kind}" for kind in kinds))
+        ]
+        parts += ["By number of glimpses, without training again:", table(head, by_count)]
+    looked = [name for name in study.models if study.model(name).way in ("sparse", "memory")]
+    lifts = []
+    for name in looked:
+        one = scored[name][study.main_count(name)]
+        found = [evidence(study, one, scored_kind(one, kind)) for kind in kinds]
+        lifts.append([name, *("-" if each["lift"] is None else f"{each['lift']:.2f}" for each in found)])
+    parts += [
+        "Did it look at the right moment? The share of the attention to frames that fell on the evidence, over the "
+        "evidence's share of the time so far; 1 is chance:",
+        table(["model", *kinds], lifts),
+        f"![accuracy against GFLOP per question]({PLOT.name})",
+    ]
+    return "\n\n".join(parts)
+
+
+def figures_of_training(study: Study, name: str) -> float:
+    found = [json.loads((MODELS / name / f"seed-{seed}" / "training.json").read_text()) for seed in study.seeds]
+    return float(np.mean([one["cpu_seconds"] for one in found]))
+
+
+if __name__ == "__main__":
+    run(kept=None)

@@ -1,0 +1,188 @@
+"""The reader through every way of watching: what a question may see, and what it may not."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.answerer.answering import answer, evidence_shares
+from pipeline.answerer.examples import Text, collate, make_examples
+from pipeline.answerer.reader import Reader, ReaderConfig, flops
+from pipeline.answerer.training import answer_loss, load_reader, save_reader
+from pipeline.answerer.watching import Watching, fused, sampler, watch
+from pipeline.dataset.questions.question import Question
+from pipeline.features.embeddings import VideoEmbeddings
+
+ANSWERS = ["red", "blue", "1", "2"]
+WAYS = [
+    Watching("blind", "mean", 2, 2),
+    Watching("frame", "mean", 1, 2),
+    Watching("sparse", "mean", 2, 2),
+    Watching("sparse", "max", 2, 2),
+    Watching("sparse", "lse", 2, 2),
+    Watching("sparse", "joint", 2, 2),
+    Watching("memory", "mean", 2, 2),
+    Watching("memory", "mean", 2, 2, write_below=0.5),
+]
+
+
+def config(watching, k=None):
+    return ReaderConfig(6, 5, 16, 2, 2, k, watching.timed, len(ANSWERS))
+
+
+def reader_of(watching, k=None):
+    torch.manual_seed(0)
+    return Reader(config(watching, k)).eval()
+
+
+def asked(id, text, *, video="v", end_s=4.0, **more):
+    more = {"answers": ("red",), "scores": (1.0,)} | more
+    return Question(id, video, text, end_s=end_s, **more)
+
+
+@pytest.fixture
+def examples():
+    rng = np.random.default_rng(0)
+    videos = {
+        name: VideoEmbeddings(np.arange(frames) / 5, rng.normal(size=(frames, 6)).astype(np.float16))
+        for name, frames in (("v", 40), ("w", 12))
+    }
+    questions = [
+        asked("a", "what is it", evidence=((1.0, 2.0),)),
+        asked("b", "how many", answers=("2",), answer_type="count"),
+        asked("c", "which", options=("red", "green", "blue"), right_option=2, answers=("blue",)),
+        asked("d", "what is it then", video="w", end_s=1.0),
+    ]
+    texts = {}
+    for question in questions:
+        for text in [question.question, *(f"{question.question} {option}" for option in question.options or ())]:
+            words = text.split()
+            states = torch.stack([torch.full((5,), float(len(word))) for word in words])
+            texts[text] = Text(torch.tensor([hash_of(word) for word in words]), states)
+    return make_examples(questions, videos, texts, ANSWERS)
+
+
+def hash_of(word):
+    return sum(map(ord, word))
+
+
+def scores(reader, watching, examples, n=3, grid="ends"):
+    batch = collate(examples)
+    with torch.no_grad():
+        seen = watch(reader, batch, watching, sampler(watching, n, grid))
+        return fused(reader.list_head(seen.features), batch.lengths.shape[1], watching), seen
+
+
+@pytest.mark.parametrize("watching", WAYS, ids=lambda one: f"{one.way}-{one.fusion}-{one.write_below}")
+def test_a_question_is_answered_alike_alone_and_in_a_batch_and_sees_nothing_after_its_end(watching, examples):
+    reader = reader_of(watching, k=4)
+    together, _ = scores(reader, watching, examples)
+    alone, _ = scores(reader, watching, examples[1:])
+    assert torch.allclose(together[1, 0], alone[0, 0], atol=1e-5)
+    [first, *_] = examples
+    later = np.array(first.video.embeddings)
+    later[20:] = 100.0  # after 4 s
+    changed, _ = scores(reader, watching, [replace(first, video=VideoEmbeddings(first.video.timestamps, later))])
+    assert torch.allclose(together[0, :2], changed[0, :2], atol=1e-5)
+
+
+def test_blind_sees_nothing_frame_the_last_and_a_memory_everything(examples):
+    def changes(watching, at, n=3):
+        reader = reader_of(watching)
+        [first, *_] = examples
+        other = np.array(first.video.embeddings)
+        other[at] = -other[at]
+        before, _ = scores(reader, watching, [first], n)
+        after, _ = scores(reader, watching, [replace(first, video=VideoEmbeddings(first.video.timestamps, other))], n)
+        return not torch.allclose(before[0, 0], after[0, 0], atol=1e-6)
+
+    blind, frame, sparse, *_, memory, _ = WAYS
+    assert [changes(blind, at) for at in (0, 9, 19)] == [False, False, False]
+    assert [changes(frame, at) for at in (0, 9, 19)] == [False, False, True]
+    # Glimpses at both ends and in the middle: frames 0 and 2, 8 and 10 (or 9 and 11), 17 and 19.
+    assert [changes(sparse, at) for at in (0, 5, 19)] == [True, False, True]
+    assert all(changes(memory, at) for at in (0, 5, 9, 19))
+
+
+def test_glimpses_that_answer_alone_cannot_know_their_order_and_joint_ones_do(examples):
+    [first, *_] = examples
+    turned = np.array(first.video.embeddings)
+    turned[:20] = turned[:20][[*range(10, 20), *range(10)]]  # two halves exchanged
+    other = replace(first, video=VideoEmbeddings(first.video.timestamps, turned))
+    for watching in WAYS[2:6]:
+        reader = reader_of(watching)
+        # Two glimpses, one in each half, at the same places of their halves.
+        one, _ = scores(reader, watching, [first], n=2, grid="clipbert")
+        two, _ = scores(reader, watching, [other], n=2, grid="clipbert")
+        assert torch.allclose(one[0, 0], two[0, 0], atol=1e-5) == (watching.fusion != "joint")
+
+
+def test_a_memory_keeps_what_is_new_and_its_attention_is_told_by_frame(examples):
+    watching = WAYS[-1]
+    _, seen = scores(reader_of(watching), watching, examples)
+    assert seen.allowed.any(-1)[0, :2].all()
+    assert (seen.time_s[0, 0][seen.allowed[0, 0]] < 4.0).all()
+    assert (seen.attended >= 0).all() and (seen.attended.sum(-1) <= 1 + 1e-5).all()
+    assert (seen.attended[~seen.allowed] == 0).all()
+
+
+@pytest.mark.parametrize("watching", WAYS, ids=lambda one: f"{one.way}-{one.fusion}-{one.write_below}")
+def test_answers_have_what_a_reader_of_them_wants_to_know(watching, examples):
+    reader, how = reader_of(watching), {"counts": [1, 4], "grid": "ends", "batch_size": 2, "encoder_gflop": 1.0}
+    rows = list(answer(reader, watching, examples, ANSWERS, **how))
+    assert sorted((row.question_id, row.glimpses) for row in rows) == [(id, n) for id in "abcd" for n in (1, 4)]
+    for row in rows:
+        options = ("red", "green", "blue") if row.question_id == "c" else ANSWERS
+        assert row.prediction == row.first[0] and set(row.first) == set(options)
+        assert row.log_prob < 0 and (row.number is not None) == (row.question_id == "b")
+        seen = {"blind": 0, "frame": 1, "sparse": 2 * row.glimpses}.get(watching.way)
+        assert row.frames == seen or seen is None
+    asked_of_v = {row.question_id: row for row in rows if row.glimpses == 4}
+    assert (asked_of_v["a"].evidence_time == pytest.approx(0.25)) or watching.way == "blind"
+    encoded = {"blind": 0, "frame": 1, "sparse": 8, "memory": 20 / 3}[watching.way]
+    assert asked_of_v["a"].gflop == pytest.approx(encoded, abs=0.01)
+
+
+def test_the_evidences_share_counts_overlaps_once(examples):
+    target = examples[0].targets[0]
+    many = replace(target, question=replace(target.question, evidence=((1.0, 2.0), (1.5, 3.0))))
+    times, attention = np.array([0.0, 1.2, 2.5, 3.5]), np.array([0.1, 0.2, 0.3, 0.2])
+    assert evidence_shares(many, times, attention) == (pytest.approx(0.5 / 0.8), pytest.approx(0.5))
+    assert evidence_shares(many, times, 0 * attention) == (None, None)
+
+
+def test_flops_are_those_that_torch_counts():
+    watching = WAYS[5]
+    reader = reader_of(watching)
+    words, frames = 7, 10
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        memory = reader.remember(torch.zeros(1, frames, 6), torch.zeros(1, frames, 6))
+        there = torch.ones(1, 1, words, dtype=torch.bool)
+        allowed = torch.ones(1, 1, frames, dtype=torch.bool)
+        ids = torch.zeros(1, 1, words, dtype=torch.int64)
+        read = reader(ids, torch.zeros(1, 1, words, 5), there, memory, allowed, torch.zeros(1, 1, frames))
+        reader.list_head(read.features)
+    # All but the small maps of ages and matches.
+    assert flops(reader.config, words, frames, frames) == pytest.approx(counted.get_total_flops(), rel=0.35)
+
+
+def test_soft_labels_are_learned_by_binary_cross_entropy_and_others_by_cross_entropy():
+    logits = torch.tensor([0.5, -1.0, 2.0])
+    hard, soft = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.3, 0.0, 1.0])
+    assert answer_loss(logits, hard) == pytest.approx(-float(logits.log_softmax(0)[2]))
+    wanted = torch.nn.functional.binary_cross_entropy_with_logits(logits, soft, reduction="sum")
+    assert answer_loss(logits, soft) == wanted
+    assert answer_loss(logits, torch.zeros(3)) == 0.0
+
+
+def test_a_saved_reader_answers_as_before_and_what_is_none_is_refused(tmp_path, examples):
+    watching = WAYS[5]
+    reader = reader_of(watching)
+    save_reader(tmp_path / "saved", reader, watching, ANSWERS)
+    again, how, answers = load_reader(tmp_path / "saved")
+    assert (how, answers) == (watching, ANSWERS)
+    assert torch.equal(scores(reader, watching, examples)[0], scores(again, how, examples)[0])
+    with pytest.raises(ValueError, match="holds no reader that this revision can read"):
+        load_reader(tmp_path)

@@ -1,0 +1,290 @@
+"""The study of the gap: its choices on small inputs, and that its params and pipeline are in order."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipeline.dataset.segments import Segment, from_table, to_table
+from pipeline.features import shards
+from pipeline.features.shards import VideoRows
+from studies.gap import coca, describe, sentences
+from studies.gap.coca import checkpoints
+from studies.gap.describe import choose
+from studies.gap.keep import keep
+from studies.gap.plots import first_vectors
+from studies.gap.sentences import Sentence, by_template, load_language_model, train_t5
+from studies.gap.settings import DESCRIBED, FILE, FRAMES, SEGMENTS, DescribeParams, load_study
+from studies.gap.summarise import Said, frames_say, read_journal, write
+from tests.tiny import write_params
+
+
+def describing(**changes):
+    values = {"frames": "every_s", "every_s": 1.0, "count": 60, "videos": {}, "beams": 2, "max_tokens": 8}
+    return DescribeParams(**{**values, "length_penalty": 1.0, "batch_size": 4, "shards": 2, **changes})
+
+
+def test_the_params_are_checked_and_a_wrong_one_is_named(tmp_path):
+    assert load_study().coca.source == "builtin"
+    (tmp_path / "params.yaml").write_text(FILE.read_text().replace("frames: every_s", "frames: some"))
+    with pytest.raises(ValueError, match=r"describe\.frames: found 'some'"):
+        load_study(tmp_path / "params.yaml")
+
+
+def test_embeddings_are_kept_at_the_start_at_threes_and_tens_and_at_the_end():
+    assert checkpoints(700) == [0, 1, 10, 30, 100, 300, 700]
+    assert checkpoints(1000) == [0, 1, 10, 30, 100, 300, 1000]
+    assert checkpoints(1) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"frames": "every_s", "every_s": 1.0}, [0, 5, 10]),
+        ({"frames": "every_s", "every_s": 0.01}, list(range(12))),
+        ({"frames": "every_s", "every_s": 100.0}, [0]),
+        ({"frames": "uniform", "count": 3}, [2, 6, 10]),
+        ({"frames": "uniform", "count": 1}, [6]),
+        ({"frames": "uniform", "count": 50}, list(range(12))),
+    ],
+)
+def test_frames_are_chosen_by_time_or_evenly(options, wanted):
+    assert choose([i / 5 for i in range(12)], describing(**options), 5.0, None) == wanted
+
+
+def test_frames_between_cuts_are_the_middles_of_the_stretches(shots):
+    jpegs, fps = shots
+    chosen = choose([i / fps for i in range(len(jpegs))], describing(frames="cuts"), fps, pa.array(jpegs))
+    assert len(chosen) == 2 and chosen[0] < 10 <= chosen[1]
+
+
+@pytest.fixture(scope="module")
+def shots():
+    """Two shots of two seconds, at five pictures a second."""
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 255, (48, 48, 3), dtype=np.uint8) for _ in range(2)]
+    return [cv2.imencode(".jpg", pictures[i // 10])[1].tobytes() for i in range(20)], 5.0
+
+
+CAPTIONS = ["a", "a", "b", "a", "c", "d"]
+EMBEDDINGS = np.array([[1, 0], [1, 0], [0.9, 0.1], [1, 0], [0, 1], [-1, 0.1]])
+
+
+@pytest.mark.parametrize(
+    ("how", "count", "wanted"),
+    [
+        ("all", 10, [0, 1, 2, 3, 4, 5]),
+        ("all", 2, [1, 4]),
+        ("distinct", 10, [0, 2, 4, 5]),
+        ("distinct", 2, [2, 5]),
+        ("diverse", 2, [0, 5]),
+        ("diverse", 3, [0, 4, 5]),
+        ("diverse", 10, [0, 2, 4, 5]),
+        ("clusters", 3, [0, 4, 5]),
+    ],
+)
+def test_captions_are_kept_as_said(how, count, wanted):
+    assert keep(how, CAPTIONS, EMBEDDINGS, count) == wanted
+
+
+def test_farthest_points_are_those_of_a_slow_search():
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(30, 4))
+    chosen, unit = [0], rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    while len(chosen) < 6:
+        chosen.append(max(set(range(30)) - set(chosen), key=lambda i: min(1 - unit[i] @ unit[j] for j in chosen)))
+    assert keep("diverse", [str(i) for i in range(30)], rows, 6) == sorted(chosen)
+
+
+def test_a_small_t5_learns_what_to_write_and_says_why_it_has_no_sentence():
+    pairs = [([f"a {colour} star", "an empty stage"], [f"{colour} is seen"]) for colour in ("red", "blue", "green")]
+    options = {"width": 32, "layers": 1, "heads": 2, "vocabulary": 300, "steps": 60, "batch": 8}
+    model = train_t5(
+        pairs, **options, learning_rate=1e-2, beams=2, max_new_tokens=10, seed=0, device=torch.device("cpu")
+    )
+    found = model([source for source, _ in pairs])
+    assert [one.text for one in found] == [targets[0] for _, targets in pairs]
+    assert not any(one.error for one in found) and found[0].tokens > 1
+    assert model([[]])[0] == Sentence("", 0, "no captions to sum up")
+
+
+def causal(folder: Path):
+    """A random GPT-2, which runs on: no prompt ends its sentence but by chance."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from pipeline.backbones.small_gpt2 import train_tokenizer
+
+    tokenizer = train_tokenizer(["a red star rests at the top"], 300)
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def test_a_language_model_of_a_folder_is_prompted_and_one_that_runs_on_or_has_no_room_is_said(tmp_path):
+    causal(tmp_path / "model")
+    (tmp_path / "prompt.txt").write_text("Frames: {captions}\nSentence:")
+    how = {"beams": 1, "device": torch.device("cpu")}
+    model = load_language_model(str(tmp_path / "model"), tmp_path / "prompt.txt", max_new_tokens=5, **how)
+    together = model([["a red star"], ["a red star", "at the top"]])
+    assert together == [model([one])[0] for one in (["a red star"], ["a red star", "at the top"])]
+    assert all(
+        one.tokens <= 5 and one.error in ("", "cut after 5 tokens", "the model answered nothing") for one in together
+    )
+    long = load_language_model(str(tmp_path / "model"), tmp_path / "prompt.txt", max_new_tokens=60, **how)
+    assert "longer than the 64 tokens" in long([["a red star"]])[0].error
+
+
+def test_a_prompt_without_a_place_for_captions_and_a_model_that_is_not_there_are_refused(tmp_path):
+    (tmp_path / "prompt.txt").write_text("Say something.")
+    how = {"beams": 1, "max_new_tokens": 5, "device": torch.device("cpu")}
+    with pytest.raises(ValueError, match=r"wanted \{captions\} where"):
+        load_language_model("none", tmp_path / "prompt.txt", **how)
+    (tmp_path / "prompt.txt").write_text("{captions}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"summarise.name: .* could not be loaded"):
+        load_language_model(str(tmp_path / "empty"), tmp_path / "prompt.txt", **how)
+
+
+TINY_COCA = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "image_size": 32,
+        "layers": 1,
+        "width": 16,
+        "head_width": 8,
+        "patch_size": 16,
+        "attentional_pool": True,
+        "attn_pooler_queries": 4,
+        "attn_pooler_heads": 2,
+        "output_tokens": True,
+    },
+    "text_cfg": {
+        "context_length": 16,
+        "vocab_size": 49408,
+        "width": 16,
+        "heads": 2,
+        "layers": 1,
+        "embed_cls": True,
+        "output_tokens": True,
+    },
+    "multimodal_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    "custom_text": True,
+}
+
+
+@pytest.fixture
+def here(workspace, tmp_path, monkeypatch):
+    """A folder with the params of gap_activitynet.yaml at a tiny size: a CoCa of random weights, any language model."""
+    import open_clip
+
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/coca_tiny.json").write_text(json.dumps(TINY_COCA))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
+    open_clip.add_model_config(tmp_path / "configs")
+    profile = Path("studies/gap/gap_activitynet.yaml").resolve()
+    folder = workspace({"device": "cpu", "frames.shards": 2})
+    FILE.parent.mkdir(parents=True)
+    changes = {"coca.model": "coca_tiny", "coca.pretrained": "", "describe.count": 3, "describe.beams": 2}
+    write_params(FILE, profile, {**changes, "describe.max_tokens": 6, "describe.shards": 2})
+    return folder
+
+
+def write_videos(frames):
+    """frames: {video: how many}; 0: it was dropped."""
+    picture = [np.random.default_rng(i).integers(0, 255, (40, 40, 3), dtype=np.uint8) for i in range(9)]
+    jpegs = [cv2.imencode(".jpg", one)[1].tobytes() for one in picture]
+    schema = pa.schema(
+        [("video_id", pa.string()), ("frame_index", pa.int32()), ("timestamp_s", pa.float64()), ("jpeg", pa.binary())]
+    )
+
+    def compute(video_ids):
+        for id in video_ids:
+            rows = {"video_id": [id] * frames[id], "frame_index": range(frames[id])}
+            rows |= {"timestamp_s": [i / 5 for i in range(frames[id])], "jpeg": jpegs[: frames[id]]}
+            yield VideoRows(id, pa.table(rows, schema) if frames[id] else None, None if frames[id] else "no picture")
+
+    shards.update(FRAMES, schema=schema, shards=2, fingerprints={id: str(frames[id]) for id in frames}, compute=compute)
+    segments = [Segment(f"{id}#0", id, "test", 0.0, 2.0, ("a caption",), None) for id in frames]
+    pq.write_table(to_table(segments), SEGMENTS["videos"])
+
+
+def test_the_origins_setting_runs_at_a_tiny_size_and_only_what_changed_is_described_again(here, capsys, tmp_path):
+    write_videos({"v_a": 9, "v_b": 2, "v_none": 0})
+    coca.main()
+    describe.main()
+    assert "5 frames of 2 videos captioned (3 videos described, 0 kept, 0 removed, 1 without" in capsys.readouterr().out
+    first = {path.name: path.read_bytes() for path in DESCRIBED.iterdir()}
+    describe.main()
+    assert "(0 videos described, 3 kept" in capsys.readouterr().out
+    write_videos({"v_a": 9, "v_b": 2, "v_none": 0, "v_new": 4})
+    describe.main()
+    assert "(1 videos described, 3 kept" in capsys.readouterr().out
+    shutil.rmtree(DESCRIBED)
+    describe.main()  # a clean run gives the same bytes
+    write_videos({"v_a": 9, "v_b": 2, "v_none": 0})
+    describe.main()
+    assert {path.name: path.read_bytes() for path in DESCRIBED.iterdir()} == first
+
+    options = load_study().summarise
+    said = {one.segment.video_id: one for one in frames_say(from_table(pq.read_table(SEGMENTS["videos"])), options)}
+    assert said["v_none"].captions == [] and 1 <= len(said["v_a"].captions) <= 3
+    causal(tmp_path / "model")
+    (tmp_path / "prompt.txt").write_text("{captions}:")
+    how = {"beams": 2, "max_new_tokens": 4, "device": torch.device("cpu")}
+    model = load_language_model(str(tmp_path / "model"), tmp_path / "prompt.txt", **how)
+    written = write(model, [said["v_none"], said["v_b"]])
+    assert written["v_none#0"].error == "no frame of it was described"
+    assert written["v_b#0"].frames and (written["v_b#0"].caption or written["v_b#0"].error)
+
+
+def test_each_video_has_the_rows_of_its_own_frames_whatever_the_number_of_shards(here):
+    frames = {f"v_{i}": 1 + i for i in range(7)}
+    write_videos(frames)
+    write_params(FILE, FILE, {"describe.shards": 5, "describe.count": 9})
+    coca.main()
+    describe.main()
+    described = shards.iterate(DESCRIBED, list(frames), ["frame_index"])
+    assert {id: rows["frame_index"].to_pylist() for id, rows in described} == {
+        id: list(range(count)) for id, count in frames.items()
+    }
+
+
+def test_a_sentence_whose_batch_fails_is_tried_alone_and_a_journal_is_read_up_to_a_kill(tmp_path):
+    def fails_together(captions):
+        if len(captions) > 1:
+            raise RuntimeError("out of memory")
+        return by_template(captions)
+
+    segments = [Segment(f"v#{i}", "v", "test", 0.0, 1.0, (), None) for i in range(2)]
+    written = write(fails_together, [Said(segment, [0], ["a star"]) for segment in segments])
+    assert {id: (one.caption, one.attempts) for id, one in written.items()} == {
+        "v#0": ("a star", 2),
+        "v#1": ("a star", 2),
+    }
+    lines = [json.dumps({"segment_id": id, **asdict(one)}) for id, one in written.items()]
+    (tmp_path / "journal").write_text(f"{lines[0]}\n{lines[1][:20]}")
+    assert read_journal(tmp_path / "journal") == {"v#0": written["v#0"]}
+
+
+def test_the_template_says_one_caption_after_the_other():
+    assert by_template([["a star", "a ring"], []]) == [
+        Sentence("a star, then a ring", 5),
+        Sentence("", 0, "no captions to sum up"),
+    ]
+    assert sentences.SLOT in Path(load_study().summarise.prompt).read_text()
+
+
+def test_singular_vectors_are_numpys_with_the_largest_coordinate_positive():
+    rows = np.random.default_rng(0).normal(size=(50, 6))
+    found, wanted = first_vectors(rows), np.linalg.svd(rows)[2][:2]
+    np.testing.assert_allclose(np.abs((found * wanted).sum(1)), 1)
+    assert (found[np.arange(2), np.abs(found).argmax(1)] > 0).all()
