@@ -1,7 +1,8 @@
 """All commands under one name: `python -m pipeline predict ...`, or `video-captions predict ...` once it is installed.
 
     predict   captions for your own videos
-    app       the same on a page to drop videos on
+    ask       answers to questions about one
+    app       captions on a page to drop videos on
     export    the captioner as one folder
     compare   how one run of the project differs from another
     report    a page of two runs' captions
@@ -19,7 +20,7 @@ import sys
 
 from pipeline.process.command import parser
 
-COMMANDS = ("predict", "app", "export", "compare", "report", "score", "gap", "find", "plan")
+COMMANDS = ("predict", "ask", "app", "export", "compare", "report", "score", "gap", "find", "plan")
 
 
 def main() -> None:

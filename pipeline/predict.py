@@ -16,7 +16,6 @@ import math
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -225,17 +224,10 @@ def caption(
     captioner: "VideoCaptioner", video: str, segments: Sequence[tuple[float, float]] | str, watch: "Bars"
 ) -> "Prediction":
     """The captions of a file or an address. Raises ValueError saying why there are none."""
-    if not is_address(video):
-        return captioner.caption(Path(video), segments, watch)
-    from pipeline.dataset.sources import youtube
+    from pipeline.serving.video_frames import local_file
 
-    with tempfile.TemporaryDirectory() as folder:
-        limits = captioner.params.predict.model_dump()
-        file = youtube.download(video, Path(folder), **limits, watch=lambda done, of: watch("downloading", done, of))
-        try:
-            return captioner.caption(file, segments, watch)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(file), video)) from None
+    with local_file(video, captioner.params.predict.model_dump(), watch) as file:
+        return captioner.caption(file, segments, watch)
 
 
 def follow(

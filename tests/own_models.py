@@ -1,9 +1,12 @@
-"""A tiny captioner with random weights, saved as the stages save it, for tests of what is done with a trained one."""
+"""A tiny captioner and a tiny answerer with random weights, saved as the stages save them."""
 
 from pathlib import Path
 
 import torch
 
+from pipeline.answerer.reader import Reader, ReaderConfig
+from pipeline.answerer.training import save_reader
+from pipeline.answerer.watching import Watching
 from pipeline.baselines import BaselineConfig
 from pipeline.captioner.mapper import MapperConfig
 from pipeline.captioner.model import CaptionerConfig, build_captioner, save_captioner
@@ -37,3 +40,13 @@ def write_models(memory: bool = True, keyframes: int = 2, baseline: str = "mean"
     if captioner.mapper.marks is not None:
         torch.nn.init.normal_(captioner.mapper.marks)
     save_captioner(Path("models/finetuned"), captioner, None)
+
+
+def write_answerer(folder: Path = Path("studies/questions/models/memory"), way: str = "memory") -> None:
+    """A tiny reader with random weights, as the study of questions saves it, for the models of `write_models`."""
+    watching = Watching(way, "joint" if way == "sparse" else "mean", frames=2, step=1)
+    torch.manual_seed(1)
+    width = 2 * make_decoder().get_input_embeddings().weight.shape[1]
+    reader = Reader(ReaderConfig(8, width, 16, 2, 1, None, watching.timed, answers=7))
+    answers = ["yes", "no", "red", "green", "blue", "1", "2"]
+    save_reader(folder / "seed-0", reader, watching, answers)

@@ -28,6 +28,7 @@ SCHEMA = pa.schema(
         ("prediction", pa.string()),  # null: see error
         ("log_prob", pa.float64()),
         ("first", pa.list_(pa.string())),  # the likeliest answers, the best first
+        ("first_log_probs", pa.list_(pa.float64())),
         ("number", pa.float64()),  # of a count, by regression; else null
         ("frames", pa.int32()),  # that could be looked at
         ("frames_s", pa.list_(pa.float64())),  # when they were, those with the most attention
@@ -54,6 +55,7 @@ class Answer:
     prediction: str | None
     log_prob: float | None
     first: tuple[str, ...]
+    first_log_probs: tuple[float, ...]
     number: float | None
     frames: int
     frames_s: tuple[float, ...]
@@ -110,7 +112,7 @@ def answer(
                     cost = encoder_gflop * _encoded(example, target, watching, n) + _flops(
                         reader, batch, v, q, watching, n, example
                     )
-                    yield _row(target, seen, v, q, n, first, float(best.values[0]), number, seconds, cost)
+                    yield _row(target, seen, v, q, n, first, tuple(best.values.tolist()), number, seconds, cost)
                     q += len(target.texts)
 
 
@@ -121,7 +123,7 @@ def _row(
     q: int,
     n: int,
     first: tuple[str, ...],
-    log_prob: float,
+    log_probs: tuple[float, ...],
     number: float | None,
     seconds: float,
     gflop: float,
@@ -135,8 +137,9 @@ def _row(
         target.question.video_id,
         n,
         first[0],
-        log_prob,
+        log_probs[0],
         first,
+        log_probs,
         number,
         len(time_s),
         tuple(time_s[most].tolist()),

@@ -19,6 +19,7 @@ from pipeline.answerer.reader import BUCKETS, MAX_WORDS
 from pipeline.dataset.questions.question import Question
 from pipeline.features.embeddings import VideoEmbeddings
 
+MAX_TOKENS = 512  # of a question, where a language model does not say how many it reads
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -74,11 +75,13 @@ def read_texts(texts: Iterable[str], model: Any, tokenizer: Any, *, batch_size: 
     """
     different = sorted(set(texts), key=lambda text: (len(text), text))
     found = {}
+    most = getattr(model.config, "max_position_embeddings", None) or MAX_TOKENS
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
     for start in range(0, len(different), batch_size):
         some = different[start : start + batch_size]
-        words = [(WORD.findall(text.lower()) or ["?"])[:MAX_WORDS] for text in some]
+        words = [words_of(text)[:MAX_WORDS] for text in some]
         pieces = [tokenizer([f" {word}" for word in of], add_special_tokens=False)["input_ids"] for of in words]
+        pieces = [_within(own, most) for own in pieces]
         ids = [[id for piece in of for id in piece] for of in pieces]
         longest = max(map(len, ids))
         rows = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in ids])
@@ -88,9 +91,27 @@ def read_texts(texts: Iterable[str], model: Any, tokenizer: Any, *, batch_size: 
         for text, of, own, states in zip(some, words, pieces, both, strict=True):
             ends = np.cumsum([len(piece) for piece in own])
             means = [states[end - len(piece) : end].mean(0) for piece, end in zip(own, ends.tolist(), strict=True)]
-            buckets = [zlib.crc32(word.encode()) % BUCKETS for word in of]
+            buckets = [zlib.crc32(word.encode()) % BUCKETS for word in of[: len(own)]]
             found[text] = Text(torch.tensor(buckets), torch.stack(means))
     return found
+
+
+def _within(pieces: list[list[int]], most: int) -> list[list[int]]:
+    """The first words of a text whose tokens the language model has places for; of a first one that is longer, a part.
+
+    A word can have thousands of tokens: an address, or a line of one letter.
+    """
+    found: list[list[int]] = [pieces[0][:most]]
+    for piece in pieces[1:]:
+        most -= len(found[-1])
+        if len(piece) > most:
+            break
+        found.append(piece)
+    return found
+
+
+def words_of(text: str) -> list[str]:
+    return WORD.findall(text.lower()) or ["?"]
 
 
 def make_examples(

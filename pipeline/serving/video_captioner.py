@@ -8,7 +8,6 @@ for found in captioner.caption(Path("holiday.mp4")):
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +22,22 @@ from pipeline.captioner.mapper import Recalled
 from pipeline.captioner.model import Captioner, load_captioner
 from pipeline.captioner.sequences import make_examples
 from pipeline.captioner.streaming import Stream
-from pipeline.dataset import probe
-from pipeline.dataset.media import not_a_file
 from pipeline.dataset.segments import Segment
 from pipeline.device import autocast, choose_device, choose_dtype
-from pipeline.features import frames
 from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.features.encoder import Encoder, load_encoder
-from pipeline.features.frames import Sampling, Source
+from pipeline.features.frames import Sampling
 from pipeline.files.revision import at_revision
 from pipeline.params import PredictionParams, load_prediction_params
 from pipeline.process import progress
 from pipeline.process.terminal import printable
 from pipeline.scoring.caption_table import Retrieved
 from pipeline.serving.cuts import Cuts, find_segments
+from pipeline.serving.video_frames import Frames, Watch, embed_frames, end_s, read_frames, unwatched, watched
 
 MIN_SEGMENT_S = 4.0  # shortest segment that is found
 AHEAD = 8  # frames: more than a cut can precede the frame that reveals it
 FIRST = 64  # frames of an arriving video after which its familiarity is reported
-
-# Called during the work: what is being done, how much is done, of how much (None: unknown). "sampling" counts seconds
-# of the video, "segmenting" and "embedding" frames, "captioning" segments. Raising an exception ends the work.
-Watch = Callable[[str, float, float | None], None]
-
-
-def unwatched(doing: str, done: float, of: float | None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -59,21 +49,6 @@ class Captioned:
     caption: str
     log_prob: float  # nats
     retrieved: tuple[Retrieved, ...] = ()  # what the memory retrieved for it
-
-
-@dataclass(frozen=True)
-class Frames(Sequence[bytes]):
-    """The frames of a video, sampled like in the pipeline, as JPEG."""
-
-    jpegs: Sequence[bytes]
-    duration_s: float
-    damage: str | None = None  # why there are fewer than the file promises, or what did not decode
-
-    def __len__(self) -> int:
-        return len(self.jpegs)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.jpegs[index]
 
 
 @dataclass(frozen=True)
@@ -154,13 +129,18 @@ class VideoCaptioner:
         jpegs: Sequence[bytes],
         segments: Sequence[tuple[float, float]] | str = "found",
         watch: Watch = unwatched,
+        embeddings: NDArray[np.float16] | None = None,
     ) -> Prediction:
-        """Like `caption`, for frames from `frames`, or others at the same rate."""
+        """Like `caption`, for frames from `frames`, or others at the same rate.
+
+        Args:
+            embeddings: of these frames [T, E], where they are there already (`embed`).
+        """
         fps = self.params.frames.fps
         seen = jpegs if isinstance(jpegs, Frames) else Frames(jpegs, len(jpegs) / fps)
         warnings = [f"not the whole video: {seen.damage}"] if seen.damage else []
         if segments == "found":
-            found = find_segments(self._watched("segmenting", seen, watch), fps=fps, least_s=MIN_SEGMENT_S)
+            found = find_segments(watched("segmenting", seen, watch), fps=fps, least_s=MIN_SEGMENT_S)
             wanted = [(start, min(end, seen.duration_s)) for start, end in found]
         elif segments == "whole":
             wanted = [(0.0, seen.duration_s)]
@@ -169,7 +149,8 @@ class VideoCaptioner:
         else:
             wanted, cut = _within(segments, seen.duration_s, tolerance_s=1 / fps)
             warnings += cut
-        embeddings = self._embedded(seen, watch)
+        if embeddings is None:
+            embeddings = self.embed(seen, watch)
         made = self.caption_embeddings(embeddings, wanted, watch)
         unlike = self.familiarity.unlikeness(embeddings) if self.familiarity else None
         about = self.familiarity.about(unlike) if self.familiarity and unlike else None
@@ -178,17 +159,9 @@ class VideoCaptioner:
         captions = tuple(self._captioned(*ends, one) for ends, one in zip(wanted, made, strict=True))
         return Prediction(captions, seen.duration_s, tuple(warnings), about, unlike)
 
-    def _embedded(self, jpegs: Sequence[bytes], watch: Watch) -> NDArray[np.float16]:
+    def embed(self, jpegs: Sequence[bytes], watch: Watch = unwatched) -> NDArray[np.float16]:
         """[T, E]"""
-        batch_size = self.params.embed.batch_size
-        watched = self._watched("embedding", jpegs, watch)
-        parts = iter(lambda: list(islice(watched, batch_size)), [])
-        return next(self.encoder.embed_videos(((None, part) for part in parts), batch_size=batch_size))[1]
-
-    def _watched(self, doing: str, jpegs: Sequence[bytes], watch: Watch) -> Iterator[bytes]:
-        for number, jpeg in enumerate(jpegs):
-            watch(doing, number, len(jpegs))
-            yield jpeg
+        return embed_frames(self.encoder, jpegs, batch_size=self.params.embed.batch_size, watch=watch)
 
     def follow(
         self,
@@ -233,7 +206,7 @@ class VideoCaptioner:
         if count < FIRST:
             self._tell_about(first, tell)
         if count > start:
-            yield self._captioned(start / fps, _end_s(count, fps, duration_s()), seen.caption(start, count))
+            yield self._captioned(start / fps, end_s(count, fps, duration_s()), seen.caption(start, count))
 
     def _tell_about(self, embeddings: list[NDArray[np.float16]], tell: Callable[[str], None]) -> None:
         if self.familiarity and embeddings:
@@ -241,22 +214,7 @@ class VideoCaptioner:
 
     def frames(self, video: Path, watch: Watch = unwatched) -> Frames:
         """A video file's frames as the pipeline would sample them. Raises ValueError saying why if there are none."""
-        if reason := not_a_file(video):
-            raise ValueError(f"{video}: {reason}")
-        path = video.absolute()  # in a relative name, ffmpeg would read what precedes a colon as a protocol
-        probed = probe.probe(path)
-        if not probed.kind:
-            raise ValueError(f"{video}: {probed.reason}")
-        duration_s = probed.duration_s
-        fps = self.sampling.fps
-        sampled = frames.sample(
-            Source("video", path, duration_s, probed.kind == "picture"),
-            self.sampling,
-            lambda count: watch("sampling", count / fps, duration_s),
-        )
-        if not sampled.jpegs:
-            raise ValueError(f"{video}: {sampled.reason}")
-        return Frames(sampled.jpegs, _end_s(len(sampled.jpegs), fps, duration_s), sampled.reason)
+        return read_frames(video, self.sampling, watch)
 
     @property
     def sampling(self) -> Sampling:
@@ -298,15 +256,6 @@ class VideoCaptioner:
 
     def _captioned(self, start_s: float, end_s: float, made: Generated) -> Captioned:
         return Captioned(start_s, end_s, made.caption, made.log_prob, made.retrieved)
-
-
-def _end_s(count: int, fps: float, duration_s: float | None) -> float:
-    """When a video of so many frames ends, which is after the last frame and before the next one would have been.
-
-    duration_s: as its file says, if it does.
-    """
-    is_plausible = duration_s is not None and (count - 1) / fps < duration_s < count / fps
-    return float(duration_s) if duration_s and is_plausible else count / fps
 
 
 def _within(

@@ -64,7 +64,7 @@ def unanswered(questions: Sequence[Question], rows: Sequence[Answer], counts: Se
     """Those about videos without frames: rows with an error, never left out."""
     done = {row.question_id for row in rows}
     return [
-        Answer(one.question_id, one.video_id, n, None, None, (), None, 0, (), (), None, None, 0.0, 0.0, "no frames")
+        Answer(one.question_id, one.video_id, n, None, None, (), (), None, 0, (), (), None, None, 0.0, 0.0, "no frames")
         for one in questions
         if one.question_id not in done
         for n in counts

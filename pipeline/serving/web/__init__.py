@@ -72,7 +72,7 @@ def moments(retrieved: Iterable[Retrieved]) -> list[dict[str, Any]]:
         frames.setdefault(one.frame_index, {})[one.layer, one.head] = one.weight
     heads = len({head for of_frame in frames.values() for head in of_frame})
     found: list[dict[str, Any]] = []
-    for near in _runs(sorted(frames)):
+    for near in neighbours(sorted(frames)):
         of_heads: Counter[tuple[int, int]] = Counter()
         for frame in near:
             of_heads.update(frames[frame])
@@ -85,7 +85,7 @@ def moments(retrieved: Iterable[Retrieved]) -> list[dict[str, Any]]:
     return sorted(found[:MOMENTS], key=lambda moment: moment["frame"])
 
 
-def _runs(frames: Sequence[int]) -> list[list[int]]:
+def neighbours(frames: Sequence[int]) -> list[list[int]]:
     """Sorted frames, split where they are more than MOMENT_GAP apart."""
     runs: list[list[int]] = []
     for frame in frames:
