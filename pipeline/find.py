@@ -79,8 +79,8 @@ def check_encoder(folder: Path, params: Params) -> None:
         return  # of what was pulled alone nobody can tell
     from pipeline.features import provenance  # imports torch
 
-    wanted = provenance.fingerprints(shards.index(frames), ENCODER, params.embed)
-    if not any(entry.fingerprint == wanted.get(video_id) for video_id, entry in embedded.items()):
+    current = provenance.of_embeddings(shards.index(frames), ENCODER, params.embed)
+    if not any(entry.fingerprint == current.get(video_id) for video_id, entry in embedded.items()):
         raise ValueError(
             f"{folder} was embedded by another encoder than {ENCODER} (or with other settings or code); make it anew "
             f"with: {command}"

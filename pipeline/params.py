@@ -7,7 +7,7 @@ without a rerun. What each key means stands beside it in params.yaml.
 import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -41,6 +41,15 @@ DecoderMode = Literal["frozen", "full", "lora"]
 class Section(BaseModel):
     # strict: no "3" for 3, no 1 for true
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def heads_divide(width: int, heads: int) -> None:
+    """Raises ValueError if attention of this width cannot have so many heads."""
+    if width % heads:
+        raise ValueError(f"width {width} is not a multiple of heads {heads}")
 
 
 class EngineParams(Section):
@@ -209,8 +218,8 @@ class MapperParams(Section):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "MapperParams":
-        if self.kind == "transformer" and self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.kind == "transformer":
+            heads_divide(self.width, self.heads)
         return self
 
 
@@ -337,6 +346,10 @@ class Params(Section):
     evaluate: EvaluateParams
     predict: PredictParams
 
+    def on_split(self, split: Split) -> "Params":
+        """These params, captioning and scoring another split."""
+        return self.model_copy(update={"caption": self.caption.model_copy(update={"split": split})})
+
     def longest_row(self) -> tuple[int, str]:
         """How many tokens the decoder must be able to read at once, and a phrase that explains it."""
         return _longest_row(self.mapper, self.memory, self.baseline, self.pretrain, self.finetune, self.caption)
@@ -452,14 +465,20 @@ def load_params(path: Path = PARAMS_FILE, changes: Mapping[str, Any] | None = No
             f"finetune.baseline_frame and add a section\n  baseline: {{frames: {frame}, count: 1}}"
         )
     sections, problems = _checked(values, Params)
-    problems += [
-        f"{printable(str(name))}: unknown section; remove it or correct its spelling"
-        for name in values.keys() - Params.model_fields.keys()
-    ]
-    problems += _misfits(sections)
+    problems += _unknown(values, Params) + _misfits(sections)
     if problems:
         raise ValueError(_listed(path, problems))
     return Params(**sections)
+
+
+def load_study_params(path: Path, study: type[AnySection]) -> AnySection:
+    """A study's params file as its own class. Raises ValueError that lists every problem, as `load_params` does."""
+    values = _read(path)
+    sections, problems = _checked(values, study)
+    problems += _unknown(values, study)
+    if problems:
+        raise ValueError(_listed(path, problems))
+    return study(**sections)
 
 
 def load_prediction_params(path: Path) -> PredictionParams:
@@ -498,11 +517,11 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _checked(values: Mapping[str, Any], wanted: type[Section]) -> tuple[dict[str, Any], list[str]]:
-    """The sections of `wanted` that are valid by themselves, and what is wrong with the others."""
+def _checked(values: Mapping[str, Any], expected: type[Section]) -> tuple[dict[str, Any], list[str]]:
+    """The sections of `expected` that are valid by themselves, and what is wrong with the others."""
     sections: dict[str, Any] = {}
     problems: list[str] = []
-    for name, field in wanted.model_fields.items():
+    for name, field in expected.model_fields.items():
         if name not in values:
             problems.append(f"{name}: missing; every key must be present")
             continue
@@ -512,6 +531,11 @@ def _checked(values: Mapping[str, Any], wanted: type[Section]) -> tuple[dict[str
         except ValidationError as error:
             problems += [_sentence(name, problem) for problem in error.errors()]
     return sections, problems
+
+
+def _unknown(values: Mapping[str, Any], expected: type[Section]) -> list[str]:
+    names = values.keys() - expected.model_fields.keys()
+    return [f"{printable(str(name))}: unknown section; remove it or correct its spelling" for name in names]
 
 
 def _listed(path: Path, problems: list[str]) -> str:

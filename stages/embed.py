@@ -70,7 +70,7 @@ def main(dataset: str, part: str = "1/1") -> None:
         folder.with_name("embeddings"),
         schema=schema_of(encoder.embedding_width(ENCODER)),
         shards=params.frames.shards,
-        fingerprints=provenance.fingerprints(frames, ENCODER, params.embed),
+        fingerprints=provenance.of_embeddings(frames, ENCODER, params.embed),
         items=frames,
         compute=Embed(folder, params.device, params.embed.precision, params.embed.batch_size, title),
         keeps="gpu model" if params.device in ("auto", "cuda") else "model",

@@ -1,3 +1,4 @@
+import re
 import shutil
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -6,7 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.params import load_params, load_prediction_params
+from pipeline.params import load_params, load_prediction_params, load_study_params
+from studies.ablation.settings import Ablation
+from studies.attend.settings import Attend
+from studies.gap.settings import GapStudy
+from studies.questions.settings import Study as Questions
 from tests.conftest import write_params
 
 PARAMS = Path("params.yaml")
@@ -229,3 +234,26 @@ def test_an_experiment_that_changes_a_value_changes_one_line_of_the_file(tmp_pat
     changed = [(before, after) for before, after in lines if before != after]
     # An empty value is null, and lists stand in lines of their own: as DVC writes them.
     assert [after.split("#")[0].split() for _, after in changed] == [[f"{key.split('.')[-1]}:", "77"]], changed
+
+
+@pytest.mark.parametrize(
+    ("study", "section"),
+    [("ablation", Ablation), ("attend", Attend), ("gap", GapStudy), ("questions", Questions)],
+)
+def test_a_studys_params_file_is_read_as_strictly_and_refused_in_the_same_words(study, section, tmp_path):
+    own = Path(f"studies/{study}/params.yaml")
+    first = next(iter(section.model_fields))
+    assert load_study_params(own, section)
+    for text, expected in {
+        f"{own.read_text()}\nextra: 1\n": "extra: unknown section; remove it or correct its spelling",
+        "{}": f"{first}: missing; every key must be present",
+        "a: [": "line 1: not YAML: ",
+        "- a": "expected sections such as `frames:`, found list",
+    }.items():
+        path = tmp_path / "params.yaml"
+        path.write_text(text)
+        with pytest.raises(ValueError, match=re.escape(expected)) as raised:
+            load_study_params(path, section)
+        assert str(raised.value).startswith(str(path))
+    with pytest.raises(ValueError, match=r"none.yaml: no such file"):
+        load_study_params(tmp_path / "none.yaml", section)

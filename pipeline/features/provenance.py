@@ -1,7 +1,7 @@
-"""Which frames, encoder, settings and code embeddings were made with: one hash a video, written beside its rows."""
+"""What the rows of a video were computed from its frames with: one hash a video, written beside its rows."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline import device
@@ -13,17 +13,25 @@ from pipeline.params import EmbedParams
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "opencv-python-headless", "pillow")
 
 
-def fingerprints(frames: Mapping[str, Entry], folder: Path, options: EmbedParams) -> dict[str, str]:
-    """Of each video what its embeddings' shard says if they are current.
+def fingerprints(frames: Mapping[str, Entry], settings: str, code: Path, files: Sequence[Path] = ()) -> dict[str, str]:
+    """Of each video what its shard says if its rows are current.
 
     Args:
         frames: what the shards of the frames say of each video.
-        folder: of the encoder.
+        settings: the model's digest and every option that decides the rows.
+        code: the module that computes; all that it imports counts.
+        files: further files whose own code counts.
     """
-    code = code_fingerprint(Path(encoder.__file__)), file_fingerprint(Path(device.__file__))  # that chooses the dtype
-    # The batch size too: a matrix product of more rows may add in another order.
-    settings = f"{encoder.digest(folder)} {options} {code} {versions(*PACKAGES)}"
+    chosen_by = Path(device.__file__)  # the dtype
+    codes = (code_fingerprint(code), *map(file_fingerprint, (chosen_by, *files)))
+    common = f"{settings} {codes} {versions(*PACKAGES)}"
     return {
-        video_id: hashlib.sha256(f"{entry.fingerprint} {settings}".encode()).hexdigest()
+        video_id: hashlib.sha256(f"{entry.fingerprint} {common}".encode()).hexdigest()
         for video_id, entry in frames.items()
     }
+
+
+def of_embeddings(frames: Mapping[str, Entry], folder: Path, options: EmbedParams) -> dict[str, str]:
+    """`fingerprints` of the embeddings of this encoder's folder."""
+    # The batch size too: a matrix product of more rows may add in another order.
+    return fingerprints(frames, f"{encoder.digest(folder)} {options}", Path(encoder.__file__))

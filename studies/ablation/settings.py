@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
-from ruamel.yaml import YAML
+from pydantic import Field
 
-from pipeline.params import PARAMS_FILE, Count, Params, Section, load_params
+from pipeline.params import PARAMS_FILE, Count, Params, Section, Split, load_params, load_study_params
 
 FILE = Path("studies/ablation/params.yaml")
 OUT = Path("studies/ablation/out")  # a folder for each variant, in it one for each seed
 PRETRAINED = Path("studies/ablation/models")  # a folder for each seed: the mapper that its trainings begin with
-CHOICE = "val"  # split on which the best baseline is chosen; also the folder of a run with what it scored there
+CHOICE: Split = "val"  # split on which the best baseline is chosen; also the folder of a run with what it scored there
 READ = ("memory", "baseline", "lora", "finetune", "caption", "evaluate")  # sections that the variants' stages read
 # Every variant that they concern says these itself: studies/ablation/dvc.yaml does not watch them in params.yaml.
 SWITCH, BASELINE = "memory.enabled", ("baseline.frames", "baseline.count")
@@ -32,11 +31,7 @@ class Ablation(Section):
 
 def load_ablation(path: Path = FILE) -> Ablation:
     """Read and check the file. Raises ValueError that names the key and what is wrong with it."""
-    try:
-        ablation = Ablation(**YAML(typ="safe").load(path.read_text()))
-    except ValidationError as error:
-        problems = [f"  {'.'.join(map(str, p['loc']))}: found {p['input']!r}; {p['msg']}" for p in error.errors()]
-        raise ValueError("\n".join([f"{path}:", *problems])) from None
+    ablation = load_study_params(path, Ablation)
     if len(set(ablation.seeds)) < len(ablation.seeds):
         raise ValueError(f"{path}: seeds: found {ablation.seeds}, expected each once")
     for name, changes in ablation.variants.items():

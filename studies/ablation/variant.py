@@ -39,7 +39,7 @@ def run(variant: str, params: Params, seed: int) -> str:
         finetune(params, Path(weights), out / "curves", PRETRAINED / f"seed-{seed}")
         caption(params, Path(weights), out / CAPTIONS)
         if not params.memory.enabled:
-            on_choice = params.model_copy(update={"caption": params.caption.model_copy(update={"split": CHOICE})})
+            on_choice = params.on_split(CHOICE)
             caption(on_choice, Path(weights), out / CHOICE / CAPTIONS)
             evaluate(on_choice, *(out / CHOICE / name for name in (CAPTIONS, *TABLES)))
         return evaluate(params, *(out / name for name in (CAPTIONS, *TABLES)))

@@ -6,7 +6,6 @@ end_s, and cells, float16 [h * w * C] of the net's layer; their metadata say h, 
 videos whose frames, net, settings or code changed are computed.
 """
 
-import hashlib
 import json
 import shutil
 from collections import deque
@@ -23,10 +22,9 @@ import torch
 
 import stages
 from pipeline.device import choose_device, keep_freed_memory
-from pipeline.features import engine, shards
+from pipeline.features import engine, provenance, shards
 from pipeline.features.shards import Entry, Slice, VideoRows
 from pipeline.features.work import Work
-from pipeline.imports import code_fingerprint
 from pipeline.params import load_params
 from pipeline.process import progress
 from studies.attend import nets
@@ -141,7 +139,6 @@ def main(part: str = "1/1") -> None:
         net.cells(torch.zeros(1, own.window, own.size_px, own.size_px, 3, dtype=torch.uint8))[0], own.align
     )
     shape = (int(grid.shape[1]), int(grid.shape[2]), int(grid.shape[3]))
-    settings = f"{nets.digest(NET)} {own} {params.frames.fps} {code_fingerprint(Path(nets.__file__))}"
     metadata = {
         "shape": json.dumps(shape),
         "net": json.loads((NET / nets.CONFIG).read_text()).get("name", "builtin"),
@@ -152,10 +149,9 @@ def main(part: str = "1/1") -> None:
         CELLS,
         schema=schema_of(shape[0] * shape[1] * shape[2], metadata),
         shards=params.frames.shards,
-        fingerprints={
-            video_id: hashlib.sha256(f"{entry.fingerprint} {settings}".encode()).hexdigest()
-            for video_id, entry in frames.items()
-        },
+        fingerprints=provenance.fingerprints(
+            frames, f"{nets.digest(NET)} {own} {params.frames.fps}", Path(nets.__file__), [Path(__file__)]
+        ),
         items=frames,
         compute=Extract(own, params.frames.fps, params.device, shape),
         keeps="gpu model" if params.device in ("auto", "cuda") else "model",

@@ -21,9 +21,7 @@ TABLES = ("metrics.json", "coverage.json", "segments.parquet", "kinds.csv")  # a
 def main(kind: str) -> None:
     from stages.evaluate import evaluate
 
-    params = load_params()
-    split = load_attend().caption.split
-    params = params.model_copy(update={"caption": params.caption.model_copy(update={"split": split})})
+    params = load_params().on_split(load_attend().caption.split)
     found = []
     with aside(SCORES / kind) as scores:
         for captions in sorted((OUT / kind).glob("seed-*.parquet")):

@@ -1,12 +1,21 @@
 """studies/attend/params.yaml, checked, and where this study's files lie."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
-from ruamel.yaml import YAML
+from pydantic import Field, model_validator
 
-from pipeline.params import Count, Fraction, Positive, PositiveFloat, Section, TrainingParams
+from pipeline.params import (
+    Count,
+    Fraction,
+    Positive,
+    PositiveFloat,
+    Section,
+    Split,
+    TrainingParams,
+    heads_divide,
+    load_study_params,
+)
 
 FILE = Path("studies/attend/params.yaml")
 NET = Path("studies/attend/models/net")
@@ -58,13 +67,12 @@ class LearnParams(TrainingParams):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "LearnParams":
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        heads_divide(self.width, self.heads)
         return self
 
 
 class CaptionParams(Section):
-    split: Literal["train", "val", "test"]
+    split: Split
     beams: Positive
     max_tokens: Annotated[int, Field(ge=2, le=1000)]
     length_penalty: float
@@ -88,10 +96,4 @@ class Attend(Section):
 
 
 def load_attend(path: Path = FILE) -> Attend:
-    """Read and check the file. Raises ValueError that names the keys and what is wrong with them."""
-    values: Any = YAML(typ="safe").load(path.read_text())
-    try:
-        return TypeAdapter(Attend).validate_python(values)
-    except ValidationError as error:
-        problems = [f"  {'.'.join(map(str, p['loc']))}: found {p['input']!r}; {p['msg']}" for p in error.errors()]
-        raise ValueError("\n".join([f"{path}:", *problems])) from None
+    return load_study_params(path, Attend)

@@ -4,7 +4,6 @@ Reads data/videos/frames/, data/videos/segments.parquet, studies/gap/models/coca
 Writes studies/gap/out/described/shard-*.parquet, computing only videos whose frames, model, settings or code changed.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,14 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.dataset.annotations import subset_order
 from pipeline.device import choose_device
-from pipeline.features import engine, shards
+from pipeline.features import engine, provenance, shards
 from pipeline.features.encoder import embedding_width
 from pipeline.features.shards import Entry, Slice, VideoRows
 from pipeline.features.work import Work
-from pipeline.imports import code_fingerprint
 from pipeline.params import load_params
 from pipeline.process import progress
+from pipeline.serving import cuts
 from stages import run
 from studies.gap import coca_model
 from studies.gap.coca_model import Caption, Coca
@@ -103,9 +103,7 @@ def choose(timestamps: Sequence[float], options: DescribeParams, fps: float, jpe
             if time - timestamps[wanted[-1]] >= options.every_s - 1e-6:
                 wanted.append(i)
     elif options.frames == "cuts":
-        from pipeline.serving.cuts import find_segments
-
-        stretches = find_segments((jpeg.as_py() for jpeg in jpegs), fps=fps, least_s=LEAST_S)
+        stretches = cuts.find_segments((jpeg.as_py() for jpeg in jpegs), fps=fps, least_s=LEAST_S)
         wanted = [min(int((start + end) / 2 * fps), total - 1) for start, end in stretches]
     else:
         wanted = list(range(total))
@@ -140,9 +138,7 @@ def chosen_videos(options: DescribeParams) -> list[str]:
     return sorted(
         video_id
         for split, videos in of_split.items()
-        for video_id in sorted(videos, key=lambda id: hashlib.sha256(id.encode()).digest())[
-            : options.videos.get(split, 0)
-        ]
+        for video_id in subset_order(videos)[: options.videos.get(split, 0)]
     )
 
 
@@ -150,16 +146,14 @@ def main(part: str = "1/1") -> None:
     params, options, only = load_params(), load_study().describe, Slice.parse(part)
     found = shards.index(FRAMES)
     frames = {video_id: found[video_id] for video_id in chosen_videos(options) if video_id in found}
-    settings = f"{coca_model.digest(COCA)} {options} {params.frames.fps} {code_fingerprint(Path(__file__))}"
+    settings = f"{coca_model.digest(COCA)} {options} {params.frames.fps}"
+    code, files = Path(coca_model.__file__), [Path(__file__), Path(cuts.__file__)]
     work = Work(
         "describe",
         DESCRIBED,
         schema=schema_of(embedding_width(COCA)),
         shards=options.shards,
-        fingerprints={
-            video_id: hashlib.sha256(f"{entry.fingerprint} {settings}".encode()).hexdigest()
-            for video_id, entry in frames.items()
-        },
+        fingerprints=provenance.fingerprints(frames, settings, code, files),
         items=frames,
         compute=Describe(params.device, options, params.frames.fps),
         keeps="gpu model" if params.device in ("auto", "cuda") else "model",

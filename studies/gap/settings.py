@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
-from ruamel.yaml import YAML
+from pydantic import Field
 
-from pipeline.params import Count, Positive, PositiveFloat, Section, Split
-from pipeline.process.terminal import printable
+from pipeline.params import Count, Positive, PositiveFloat, Section, Split, load_study_params
 
 FILE = Path("studies/gap/params.yaml")
 MODELS, OUT = Path("studies/gap/models"), Path("studies/gap/out")
@@ -115,11 +113,4 @@ class GapStudy(Section):
 
 
 def load_study(path: Path = FILE) -> GapStudy:
-    """Read and check the file. Raises ValueError that names each key that is wrong."""
-    try:
-        return GapStudy(**YAML(typ="safe").load(path.read_text()))
-    except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, p['loc']))}: found {printable(repr(p['input']))}; {p['msg']}" for p in error.errors()
-        ]
-        raise ValueError("\n".join([f"{path}:", *lines])) from None
+    return load_study_params(path, GapStudy)

@@ -84,7 +84,7 @@ def main() -> None:
                 bar.update(len(todo[at : at + options.batch_size]))
     write_captions(CAPTIONS, [one.segment for one in asked], {id: one for id, one in done.items() if one.caption})
     write_evidence(EVIDENCE, done)
-    scored = params.model_copy(update={"caption": params.caption.model_copy(update={"split": options.split})})
+    scored = params.on_split(options.split)
     line = evaluate(scored, CAPTIONS, *(METRICS / name for name in TABLES))
     journal.unlink(missing_ok=True)
     failed = [one.error for one in done.values() if not one.caption]

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
-from ruamel.yaml import YAML
+from pydantic import Field, model_validator
 
 from pipeline.answerer.watching import Watching
-from pipeline.params import Count, Positive, Section, Split, TrainingParams
+from pipeline.params import Count, Positive, Section, Split, TrainingParams, heads_divide, load_study_params
 
 FILE = Path("studies/questions/params.yaml")
 FOLDER = Path("data/questions")
@@ -48,8 +47,7 @@ class Learn(TrainingParams):
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "Learn":
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        heads_divide(self.width, self.heads)
         return self
 
 
@@ -103,9 +101,4 @@ class Study(Section):
 
 
 def load_study(path: Path = FILE) -> Study:
-    """Read and check the file. Raises ValueError that names the key and what is wrong with it."""
-    try:
-        return Study(**YAML(typ="safe").load(path.read_text()))
-    except ValidationError as error:
-        problems = [f"  {'.'.join(map(str, p['loc']))}: found {p['input']!r}; {p['msg']}" for p in error.errors()]
-        raise ValueError("\n".join([f"{path}:", *problems])) from None
+    return load_study_params(path, Study)
