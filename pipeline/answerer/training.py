@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as L
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -23,13 +22,13 @@ from pipeline.files.aside import write_text
 from pipeline.training import loop
 from pipeline.training.batches import ExampleData
 from pipeline.training.loop import Optimization, Outcome
-from pipeline.training.optimizers import make_optimizer, with_schedule
+from pipeline.training.module import Training
 
 CONFIG_FILE, WEIGHTS_FILE, ANSWERS_FILE = "config.json", "reader.safetensors", "ans2label.json"
 COUNT_WEIGHT = 0.1  # of the squared error of a count, beside the cross-entropy of its classes
 
 
-class AnswerTraining(L.LightningModule):
+class AnswerTraining(Training):
     """Cross-entropy over the closed list, or over a question's options; binary where labels are soft (VQA)."""
 
     def __init__(
@@ -42,15 +41,16 @@ class AnswerTraining(L.LightningModule):
         glimpses: int,
         val_glimpses: int,
         grid: Grid,
+        params_file: Path,
     ) -> None:
         """
         Args:
-            steps: of the whole run.
+            steps, params_file: as Training's.
             glimpses: drawn at random in a training step; val_glimpses: evenly spaced in validation.
         """
-        super().__init__()
-        self.reader, self.watching, self.optimization = reader, watching, optimization
-        self.steps, self.glimpses, self.val_glimpses, self.grid = steps, glimpses, val_glimpses, grid
+        super().__init__(optimization, steps=steps, params_file=params_file)
+        self.reader, self.watching = reader, watching
+        self.glimpses, self.val_glimpses, self.grid = glimpses, val_glimpses, grid
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
@@ -60,12 +60,14 @@ class AnswerTraining(L.LightningModule):
         seed = hash((self.optimization.seed, self.current_epoch, step)) % 2**31
         generator = torch.Generator().manual_seed(seed)
         loss, right, count = self._loss(batch, self.glimpses, generator)
+        self.refuse_infinite(loss.detach(), "the loss")
         self.log("train/loss", loss.detach(), on_epoch=True, on_step=False, batch_size=count)
         self.log("train/accuracy", right / count, on_epoch=True, on_step=False, batch_size=count)
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
         loss, right, count = self._loss(batch, self.val_glimpses, self.grid)
+        self.refuse_infinite(loss, "the validation loss")
         self.log("val/loss", loss, batch_size=count)
         self.log("val/accuracy", right / count, batch_size=count)
 
@@ -91,13 +93,7 @@ class AnswerTraining(L.LightningModule):
         return torch.stack(losses).mean(), right, len(losses)
 
     def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer(
-            self.optimization.optimizer,
-            self.reader,
-            learning_rate=self.optimization.learning_rate,
-            weight_decay=self.optimization.weight_decay,
-        )
-        return with_schedule(optimizer, self.optimization.warmup_steps, self.steps)
+        return self.scheduled(self.reader)
 
 
 def answer_loss(scores: Tensor, wanted: Tensor) -> Tensor:
@@ -121,8 +117,14 @@ def train_reader(
     grid: Grid,
     name: str,
     work: Path,
+    params_file: Path,
 ) -> Outcome:
-    """Leaves the weights of the epoch with the best validation loss in `reader`."""
+    """Leaves the weights of the epoch with the best validation loss in `reader`.
+
+    Args:
+        name, work: as `loop.train`'s.
+        params_file: where the settings stand, for messages.
+    """
     data = ExampleData(
         train,
         val,
@@ -138,6 +140,7 @@ def train_reader(
         glimpses=glimpses,
         val_glimpses=val_glimpses,
         grid=grid,
+        params_file=params_file,
     )
     return loop.train(module, data, optimization, name=name, work=work)
 

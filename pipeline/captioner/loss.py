@@ -3,12 +3,9 @@
 S segments   P prefix tokens   D width of the decoder   H heads
 """
 
-import math
-import random
 from collections.abc import Sequence
 from typing import Any
 
-import lightning.pytorch as L
 import torch
 from torch import Tensor
 
@@ -16,9 +13,8 @@ from pipeline.captioner.distant import Distant
 from pipeline.captioner.mapper import Distractors
 from pipeline.captioner.model import Captioner
 from pipeline.captioner.sequences import Batch, pad_tokens
-from pipeline.dataset.segments import Segment
 from pipeline.training.loop import Optimization
-from pipeline.training.optimizers import make_optimizer, with_schedule
+from pipeline.training.module import Training
 
 # These parameters turn ages into a bias that is added to cosines, which a head's scale multiplies by 30 and more. AdamW
 # moves a parameter by the whole learning rate at every step, however small the gradient. At the full rate, heads learn
@@ -27,7 +23,7 @@ AGE_PARAMETERS = ("memory.age_key", "memory.age_bias")
 GATES = "gate"  # name of the curves: the share of its attention that each head of a memory layer pays to the memory
 
 
-class CaptionTraining(L.LightningModule):
+class CaptionTraining(Training):
     """Mean negative log-likelihood per caption token, the captions of a segment from one prefix."""
 
     def __init__(
@@ -49,11 +45,9 @@ class CaptionTraining(L.LightningModule):
             age_rate_factor: factor of the learning rate for AGE_PARAMETERS.
             distant: distractors and the loss on the keys, which train a memory for long videos.
         """
-        super().__init__()
+        super().__init__(optimization, steps=steps)
         self.captioner = captioner
         self.token_ids = token_ids
-        self.optimization = optimization
-        self.steps = steps
         self.captions_drawn = captions_drawn
         self.age_rate_factor = age_rate_factor
         self.distant = distant
@@ -61,18 +55,15 @@ class CaptionTraining(L.LightningModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
 
-    def on_fit_start(self) -> None:
-        if self.global_rank:  # otherwise processes would draw the same dropout for different examples
-            torch.manual_seed(self.optimization.seed + self.global_rank)
-
     def training_step(self, batch: Batch, step: int) -> Tensor:
         distractors = None
         if self.distant and batch.segments:
             distractors = self.distant.distractors(batch, self.current_epoch, step, self.global_step / self.steps)
-        total, tokens = self._loss(batch, [self._drawn(segment) for segment in batch.segments], distractors)
+        captions = [self.drawn(one.segment_id, one.captions, self.captions_drawn) for one in batch.segments]
+        total, tokens = self._loss(batch, captions, distractors)
         self.log("learning_rate", self.optimizers().param_groups[0]["lr"], on_step=True)  # type: ignore[union-attr]
-        whole, whole_tokens = self._of_all_processes(total, tokens)
-        self._refuse_infinite(whole, "the loss")
+        whole, whole_tokens = self.of_all_processes(total, tokens)
+        self.refuse_infinite(whole, "the loss")
         self.log(
             "train/loss", whole / whole_tokens, on_epoch=True, on_step=False, batch_size=whole_tokens, sync_dist=True
         )
@@ -82,41 +73,16 @@ class CaptionTraining(L.LightningModule):
             mapper = self.captioner.mapper.with_memory
             assert mapper
             of_keys = self.distant.key_loss(mapper, self.current_epoch, step)
-            self._refuse_infinite(of_keys.detach(), "the loss on the keys")
+            self.refuse_infinite(of_keys.detach(), "the loss on the keys")
             self.log("train/key_loss", of_keys.detach(), on_epoch=True, on_step=False, batch_size=1, sync_dist=True)
             loss = loss + self.distant.options.key_loss * of_keys
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        whole, tokens = self._of_all_processes(*self._loss(batch, [segment.captions for segment in batch.segments]))
-        self._refuse_infinite(whole, "the validation loss")
+        whole, tokens = self.of_all_processes(*self._loss(batch, [segment.captions for segment in batch.segments]))
+        self.refuse_infinite(whole, "the validation loss")
         # Weighted by tokens, so that the epoch's figure does not depend on how batches were cut.
         self.log("val/loss", whole / tokens, batch_size=tokens, sync_dist=True)
-
-    def _refuse_infinite(self, loss: Tensor, name: str) -> None:
-        """Raises ValueError, in all processes alike: training cannot recover from this."""
-        if not math.isfinite(value := float(loss)):
-            raise ValueError(
-                f"{name} became {value} in epoch {self.current_epoch + 1}, step {self.global_step + 1} of {self.steps};"
-                f" lower its learning_rate ({self.optimization.learning_rate:g}) in params.yaml, or set its precision "
-                f"to fp32 (it is {self.optimization.precision}), and look at the loss in its curves"
-            )
-
-    def _of_all_processes(self, total: Tensor, tokens: int) -> tuple[Tensor, int]:
-        """Sums of this step's loss and tokens over all processes."""
-        if self.trainer.world_size == 1:
-            return total.detach(), tokens
-        sums = torch.stack([total.detach().double(), total.new_tensor(tokens, dtype=torch.float64)])
-        self.trainer.strategy.reduce(sums, reduce_op="sum")  # in place
-        return sums[0], int(sums[1])
-
-    def _drawn(self, segment: Segment) -> Sequence[str]:
-        """This epoch's captions of a segment: a function of (seed, epoch, segment), so that a run can be resumed."""
-        count = self.captions_drawn
-        if count is None or count >= len(segment.captions):
-            return segment.captions
-        draw = random.Random(f"{self.optimization.seed} {self.current_epoch} {segment.segment_id}")
-        return draw.sample(segment.captions, count)
 
     def _loss(
         self, batch: Batch, chosen: Sequence[Sequence[str]], distractors: Distractors | None = None
@@ -145,12 +111,4 @@ class CaptionTraining(L.LightningModule):
         return recalled.prefixes[batch.real]
 
     def configure_optimizers(self) -> Any:
-        options = self.optimization
-        optimizer = make_optimizer(
-            options.optimizer,
-            self.captioner,
-            learning_rate=options.learning_rate,
-            weight_decay=options.weight_decay,
-            rate_factors=dict.fromkeys(AGE_PARAMETERS, self.age_rate_factor),
-        )
-        return with_schedule(optimizer, options.warmup_steps, self.steps)
+        return self.scheduled(self.captioner, dict.fromkeys(AGE_PARAMETERS, self.age_rate_factor))

@@ -1,23 +1,20 @@
 """The captioner's loss, as the LightningModule that the training loop runs."""
 
-import math
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightning.pytorch as L
 import torch
 from torch import Tensor
 
-from pipeline.dataset.segments import Segment
 from pipeline.training.loop import Optimization
-from pipeline.training.optimizers import make_optimizer, with_schedule
+from pipeline.training.module import Training
 from studies.attend.examples import Examples
 from studies.attend.model import AttendingCaptioner
+from studies.attend.settings import FILE
 from studies.attend.vocabulary import PAD
 
 
-class AttendTraining(L.LightningModule):
+class AttendTraining(Training):
     """Mean negative log-likelihood per word."""
 
     def __init__(
@@ -30,53 +27,29 @@ class AttendTraining(L.LightningModule):
         captions_drawn: int | None,
         teacher_forcing: float,
     ) -> None:
-        super().__init__()
-        self.captioner, self.token_ids, self.optimization = captioner, token_ids, optimization
-        self.steps, self.captions_drawn, self.teacher_forcing = steps, captions_drawn, teacher_forcing
+        super().__init__(optimization, steps=steps, params_file=FILE)
+        self.captioner, self.token_ids = captioner, token_ids
+        self.captions_drawn, self.teacher_forcing = captions_drawn, teacher_forcing
 
     def transfer_batch_to_device(self, batch: Examples, device: torch.device, dataloader_idx: int) -> Examples:
         return Examples(batch.segments, batch.batch.to(device) if batch.batch else None)
 
     def training_step(self, batch: Examples, _: int) -> Tensor:
-        total, words = self._loss(batch, [self._drawn(one) for one in batch.segments], self.teacher_forcing)
-        whole, whole_words = self._of_all_processes(total, words)
+        captions = [self.drawn(one.segment_id, one.captions, self.captions_drawn) for one in batch.segments]
+        total, words = self._loss(batch, captions, self.teacher_forcing)
+        whole, whole_words = self.of_all_processes(total, words)
+        self.refuse_infinite(whole, "the loss")
         self.log(
             "train/loss", whole / whole_words, on_epoch=True, on_step=False, batch_size=whole_words, sync_dist=True
         )
-        if not math.isfinite(float(whole)):
-            raise ValueError(
-                f"the loss became {float(whole)} in epoch {self.current_epoch + 1}; lower learn.learning_rate in "
-                "studies/attend/params.yaml"
-            )
         # The mean over processes, which is what becomes of their gradients, is then the mean over all their words.
         return total / (whole_words / self.trainer.world_size)
 
     def validation_step(self, batch: Examples, _: int) -> None:
         total, words = self._loss(batch, [one.captions for one in batch.segments], 1.0)
-        whole, whole_words = self._of_all_processes(total, words)
+        whole, whole_words = self.of_all_processes(total, words)
+        self.refuse_infinite(whole, "the validation loss")
         self.log("val/loss", whole / whole_words, batch_size=whole_words, sync_dist=True)
-
-    def configure_optimizers(self) -> Any:
-        own = self.optimization
-        optimizer = make_optimizer(
-            own.optimizer, self.captioner, learning_rate=own.learning_rate, weight_decay=own.weight_decay
-        )
-        return with_schedule(optimizer, own.warmup_steps, self.steps)
-
-    def _of_all_processes(self, total: Tensor, words: int) -> tuple[Tensor, int]:
-        if self.trainer.world_size == 1:
-            return total.detach(), words
-        sums = torch.stack([total.detach().double(), total.new_tensor(words, dtype=torch.float64)])
-        self.trainer.strategy.reduce(sums, reduce_op="sum")  # in place
-        return sums[0], int(sums[1])
-
-    def _drawn(self, segment: Segment) -> Sequence[str]:
-        """This epoch's captions: a function of (seed, epoch, segment), so that a run can be resumed."""
-        count = self.captions_drawn
-        if count is None or count >= len(segment.captions):
-            return segment.captions
-        draw = random.Random(f"{self.optimization.seed} {self.current_epoch} {segment.segment_id}")
-        return draw.sample(segment.captions, count)
 
     def _loss(self, batch: Examples, captions: Sequence[Sequence[str]], teacher_forcing: float) -> tuple[Tensor, int]:
         """Negative log-likelihood of these captions of each segment, and how many words they have, ends included."""
@@ -87,6 +60,9 @@ class AttendTraining(L.LightningModule):
         log_probs, _ = self.captioner.log_probs(seen, tokens, teacher_forcing=teacher_forcing)
         there = tokens != PAD
         return -(log_probs * there).sum(), int(there.sum())
+
+    def configure_optimizers(self) -> Any:
+        return self.scheduled(self.captioner)
 
 
 def pad(ids: Sequence[Sequence[Sequence[int]]]) -> Tensor:

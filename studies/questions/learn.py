@@ -24,7 +24,7 @@ from pipeline.scoring.answer_files import read_answer_list
 from pipeline.training import loop
 from pipeline.training.loop import Optimization, unfinished
 from stages import EPOCHS, run
-from studies.questions.settings import ANSWER_LIST, DECODER, EMBEDDINGS, MODELS, QUESTIONS, Study, load_study
+from studies.questions.settings import ANSWER_LIST, DECODER, EMBEDDINGS, FILE, MODELS, QUESTIONS, Study, load_study
 
 
 def main(model: str) -> None:
@@ -57,6 +57,7 @@ def learn(study: Study, name: str, seed: int, out: Path) -> str:
             grid=study.learn.grid,
             name=f"learn {name}, seed {seed}",
             work=work,
+            params_file=FILE,
         )
         loop.exit_if_helper()
         seconds = time.process_time() - began

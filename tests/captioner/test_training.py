@@ -83,7 +83,7 @@ def test_an_epoch_draws_captions_of_its_own_and_the_same_ones_again(decoder):
 
     def epoch(number: int) -> list[str]:
         with mock.patch.object(CaptionTraining, "current_epoch", number):
-            drawn = [module._drawn(segment) for segment in segments]
+            drawn = [module.drawn(one.segment_id, one.captions, 1) for one in segments]
         assert all(len(captions) == 1 for captions in drawn)
         return [captions[0] for captions in drawn]
 
