@@ -34,8 +34,7 @@ from pipeline.captioner.sequences import collate, make_examples
 from pipeline.dataset.segments import Segment, frames_of_segment, from_table
 from pipeline.dataset.shapes.grammar import read_facts
 from pipeline.features.embeddings import VideoEmbeddings, read_embeddings
-from pipeline.scoring import plot
-from pipeline.scoring.paired import bootstrap, means, resampled, sums, videos_of
+from pipeline.scoring import paired, plot
 from pipeline.scoring.variants import Curve
 
 SECONDS = (0, 10, 30, 60, 120, 300, 600, 1200, 3600)
@@ -212,10 +211,10 @@ def share(hits: list[bool]) -> float:
 
 def interval(answers: list[Answer], draws: int = 4000) -> tuple[float, float]:
     """95 % interval of the share that is right, over videos: segments of a video are not independent."""
-    videos = videos_of(pd.DataFrame({"video_id": [one.video_id for one in answers]}))
+    videos = paired.videos_of(pd.DataFrame({"video_id": [one.video_id for one in answers]}))
     right = np.array([100.0 * one.right for one in answers])
-    shares = means([sums(right, videos)], resampled(np.bincount(videos), np.random.default_rng(0), draws))
-    low, high, _ = bootstrap(shares[:, 0], right.mean())
+    low, high = paired.interval(right, videos, np.random.default_rng(0), draws)
+    assert low is not None and high is not None, "one video has no interval"
     return low, high
 
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from pipeline.process.terminal import message, printable
+from pipeline.scoring.markdown import aligned
 from pipeline.scoring.paired import Comparison, compare
 from pipeline.scoring.registry import in_tables
 from pipeline.scoring.segment_scores import common, incomplete, read_scores
@@ -41,13 +42,7 @@ def table(results: Sequence[Comparison], names: tuple[str, str]) -> str:
     ]
     figures = ("difference", "95 % interval", "p bootstrap", "p exchange", "p Holm")
     head = ("group", "score", "segments", "videos", *names, *figures)
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-
-    def line(row: tuple[str, ...]) -> str:
-        cells = [cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
-        return "  ".join(cells)
-
-    return "\n".join([line(head), *map(line, rows)])
+    return aligned([head, *rows], names=2)
 
 
 def _in_order(results: Sequence[Comparison]) -> list[Comparison]:

@@ -20,13 +20,26 @@ from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipeline.features import shards
 from pipeline.files.aside import aside, sweep
 
 TIMESTAMP = np.dtype(np.float64)
 VALUE = np.dtype(np.float16)
+
+
+def vectors(table: pa.Table, column: str = "embedding") -> NDArray[np.float16]:
+    """[rows, E] of a shard's column."""
+    return table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
+
+
+def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Each row [E] of length 1; one of zeros stays."""
+    wide = np.ascontiguousarray(rows, np.float32)
+    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,4 +137,4 @@ def _write(copy: Path, folder: Path, layout: Mapping[str, int], column: str) -> 
         for video_id, table in shards.iterate(folder, list(layout), ["timestamp_s", column]):
             file.seek(layout[video_id])
             file.write(table["timestamp_s"].to_numpy().astype(TIMESTAMP, copy=False).tobytes())
-            file.write(table[column].combine_chunks().flatten().to_numpy().astype(VALUE, copy=False).tobytes())
+            file.write(vectors(table, column).astype(VALUE, copy=False).tobytes())

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.features import shards
+from pipeline.features.embeddings import unit, vectors
 
 # Of more frames than these an inverted file is searched: it takes seconds to build, and then a fraction of the time of
 # comparing with every frame (bench/find.py). Of fewer, comparing takes less than reading them did.
@@ -41,16 +42,15 @@ class Frames:
     @classmethod
     def read(cls, folder: Path) -> "Frames":
         """Those that the shards of a folder of embeddings have. ValueError if there are none."""
-        ids, counts, times, vectors = [], [], [], []
+        ids, counts, times, rows = [], [], [], []
         for video_id, table in shards.iterate(folder, columns=["timestamp_s", "embedding"]):
             ids.append(video_id)
             counts.append(len(table))
             times.append(table["timestamp_s"].to_numpy())
-            flat = table["embedding"].combine_chunks().flatten().to_numpy()
-            vectors.append(unit(flat.reshape(len(table), -1)))
+            rows.append(unit(vectors(table)))
         if not ids:
             raise ValueError(f"{folder} has no frame of any video")
-        return cls(ids, np.cumsum([0, *counts]), np.concatenate(times), np.concatenate(vectors))
+        return cls(ids, np.cumsum([0, *counts]), np.concatenate(times), np.concatenate(rows))
 
     def __len__(self) -> int:
         return len(self.times_s)
@@ -112,9 +112,3 @@ class Search:
                 count -= 1
                 if not count:
                     return
-
-
-def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Each row [E] of length 1."""
-    wide = np.ascontiguousarray(vectors, np.float32)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.questions.question import Question
 from pipeline.dataset.questions.votes import DIGITS, accuracy
-from pipeline.scoring.paired import means, resampled, sums, videos_of
+from pipeline.scoring.paired import interval, videos_of
 
 DRAWS = 2_000
 ALL = "all"
@@ -261,7 +261,7 @@ def _group(
 ) -> Group:
     rows = table[chosen]
     score = rows["score"].to_numpy(np.float64)
-    low, high = interval(score, rows, rng, draws)
+    low, high = interval(100 * score, videos_of(rows), rng, draws)
     return Group(
         name,
         len(rows),
@@ -271,19 +271,6 @@ def _group(
         high,
         {other: 100 * float(values[chosen].mean()) for other, values in beside.items()},
     )
-
-
-def interval(
-    scores: NDArray[np.float64], rows: pd.DataFrame, rng: np.random.Generator, draws: int = DRAWS
-) -> tuple[float | None, float | None]:
-    """95 %, in percent, of the mean score [n], whole videos drawn."""
-    videos = videos_of(rows)
-    counts = np.bincount(videos)
-    if len(counts) < 2:
-        return None, None
-    drawn = means([sums(scores, videos)], resampled(counts, rng, draws))[:, 0]
-    low, high = np.percentile(100 * drawn, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _macro(groups: Sequence[Group]) -> float | None:

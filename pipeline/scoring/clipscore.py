@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.segments import Segment, frames_of_segment
 from pipeline.features import shards
+from pipeline.features.embeddings import unit, vectors
 from pipeline.files import strict_json
 from pipeline.process.terminal import printable
 
@@ -51,10 +52,10 @@ def clip_scores(
     scores = {}
     for video_id, table in shards.iterate(embeddings, list(of_video), ["timestamp_s", "embedding"]):
         timestamps = table["timestamp_s"].to_numpy()
-        frames = table["embedding"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)  # [T of video, E]
+        frames = vectors(table)  # [T of video, E]
         for id in of_video[video_id]:
             seen = frames_of_segment(segments[id].start_s, segments[id].end_s, timestamps)
-            cosines = normalised(frames[seen.start : seen.stop]) @ text[id]  # [T]
+            cosines = unit(frames[seen.start : seen.stop]) @ text[id]  # [T]
             scores[id] = float(100 * WEIGHT * np.maximum(cosines, 0).mean())
     return {id: scores[id] for id in captions if id in scores}
 
@@ -83,10 +84,4 @@ def embed_texts(encoder: Path, captions: Sequence[str], device: str) -> NDArray[
         for start in range(0, len(captions), BATCH):
             tokens = tokenizer(list(captions[start : start + BATCH])).to(where)
             rows.append(model.encode_text(tokens).float().cpu().numpy())
-    return normalised(np.concatenate(rows))
-
-
-def normalised(rows: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Each row [E] of length 1."""
-    wide = rows.astype(np.float32)
-    return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    return unit(np.concatenate(rows))

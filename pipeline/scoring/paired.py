@@ -124,6 +124,20 @@ def bootstrap(resamples: NDArray[np.float64], mean: float) -> tuple[float, float
     return float(low), float(high), _share(resamples - mean, mean)
 
 
+def interval(
+    values: NDArray[np.float64], videos: NDArray[np.intp], rng: np.random.Generator, draws: int
+) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of the mean of values [n], whole videos drawn with replacement; of a single video there is none.
+
+    videos: as `chances`'s.
+    """
+    counts = np.bincount(videos)
+    if len(counts) < 2:
+        return None, None
+    low, high = np.percentile(means([sums(values, videos)], resampled(counts, rng, draws)), [2.5, 97.5])
+    return float(low), float(high)
+
+
 def randomisation_p(exchanges: NDArray[np.float64], mean: float) -> float:
     """Two-sided p of the mean of paired differences under the hypothesis that the sides are interchangeable.
 

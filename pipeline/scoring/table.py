@@ -39,7 +39,7 @@ class Tables:
             write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.segments import Segment
 from pipeline.dataset.shapes.grammar import COLOURS, PLACES, SHAPES, WHITE
-from pipeline.scoring.paired import means, resampled, sums
+from pipeline.scoring.paired import interval, videos_of
 from studies.attend.nets import Letterbox
 
 EVERY = "all words about things"
@@ -263,15 +263,7 @@ def summary(rows: Sequence[Pointed]) -> pd.DataFrame:
             if len(there) == 0:
                 row |= {name: np.nan, f"{name}_low": np.nan, f"{name}_high": np.nan}
                 continue
-            low, high = _interval(there[name].to_numpy(float), there["video_id"])
+            low, high = interval(there[name].to_numpy(float), videos_of(there), np.random.default_rng(0), DRAWS)
             row |= {name: float(there[name].mean()), f"{name}_low": low, f"{name}_high": high}
         found.append(row)
     return pd.DataFrame(found)
-
-
-def _interval(values: NDArray[np.float64], video_ids: pd.Series) -> tuple[float, float]:
-    """95 % of the mean, over videos."""
-    videos = pd.factorize(video_ids)[0].astype(np.intp)
-    blocks = resampled(np.bincount(videos), np.random.default_rng(0), DRAWS)
-    low, high = np.percentile(means([sums(values, videos)], blocks), [2.5, 97.5])
-    return float(low), float(high)

@@ -16,6 +16,7 @@ import pandas as pd
 import stages
 from pipeline.files.aside import write_text
 from pipeline.files.revision import at_revision
+from pipeline.scoring.markdown import aligned
 from studies.attend import pointing
 from studies.attend.explain import EXPLAINED
 from studies.attend.learn import CONFIG, MODELS
@@ -81,15 +82,6 @@ def explanations(table: pd.DataFrame) -> list[Sequence[str]]:
         of_all = (shown(every, name) for name in ("hit", "lift", "in_time"))
         rows.append((method, *of_all, *(shown(kind, "hit") for kind in pointing.CLASSES)))
     return rows
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        first, *others = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join([first.lstrip().ljust(widths[0]), *others]))
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ from pipeline.device import choose_device
 from pipeline.features.encoder import Preprocess
 from pipeline.params import load_params
 from pipeline.scoring.gap import applied, centring, measures, unit_pairs
+from pipeline.scoring.table import write_json
 from stages import run
 from studies.gap.coca_model import Words
-from studies.gap.gap import PLOTS, SHOWN, write_csv, write_json
+from studies.gap.gap import PLOTS, SHOWN, write_csv
 from studies.gap.pictures import read_pictures
 from studies.gap.settings import METRICS, CausesParams, load_study
 

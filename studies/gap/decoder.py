@@ -25,8 +25,8 @@ from pipeline.params import load_params
 from pipeline.scoring.clipscore import embed_texts
 from pipeline.scoring.gap import unit
 from pipeline.scoring.scorer import Scorer
+from pipeline.scoring.table import write_json
 from stages import run
-from studies.gap.gap import write_json
 from studies.gap.pictures import read_pictures
 from studies.gap.settings import ENCODER, METRICS, DecoderParams, load_study
 

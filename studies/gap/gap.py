@@ -10,7 +10,6 @@ Levels: frame and the caption the CoCa wrote of it; segment (the mean of its fra
 reference; video (the same of all its frames) and the mean of its segments' sentences.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -27,12 +26,14 @@ from pipeline.dataset.segments import Segment, frames_of_segment, from_table
 from pipeline.dataset.shapes.grammar import read_facts
 from pipeline.device import choose_device
 from pipeline.features import shards
+from pipeline.features.embeddings import vectors
 from pipeline.features.encoder import CONFIG_FILE, Encoder, load_encoder, save_encoder
 from pipeline.files import strict_json
 from pipeline.files.aside import aside, write_text
 from pipeline.params import Params, load_params
 from pipeline.scoring.clipscore import embed_texts
 from pipeline.scoring.gap import Gap, cone, measure_gap, measures, unit, unit_pairs
+from pipeline.scoring.table import write_json
 from stages import run
 from studies.gap.coca_model import Coca, load_coca
 from studies.gap.pictures import read_pictures
@@ -98,8 +99,7 @@ class EncoderEmbeds:
     def frames(self, video_id: str, frame_indices: Sequence[int]) -> NDArray[Any]:
         if self.stored:
             table = shards.read(self.stored, video_id, ["frame_index", "embedding"])
-            rows = table["embedding"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
-            return rows[np.searchsorted(table["frame_index"].to_numpy(), frame_indices)]
+            return vectors(table)[np.searchsorted(table["frame_index"].to_numpy(), frame_indices)]
         jpegs = [jpeg for some in jpegs_of(video_id, frame_indices) for jpeg in some]
         return self.encoder.embed(jpegs, batch_size=JPEGS_AT_ONCE)
 
@@ -304,10 +304,6 @@ def save(path: Path, array: NDArray[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with aside(path) as written, written.open("wb") as file:
         np.save(file, array)
-
-
-def write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

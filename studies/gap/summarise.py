@@ -16,14 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from pipeline.dataset.segments import Segment, frames_of_segment, from_table
 from pipeline.device import choose_device
 from pipeline.features import shards
+from pipeline.features.embeddings import vectors
 from pipeline.files.aside import aside, write_text
 from pipeline.imports import code_fingerprint
 from pipeline.params import Params, load_params
@@ -115,17 +114,10 @@ def frames_say(segments: Sequence[Segment], options: SummariseParams) -> list[Sa
             inside = frames_of_segment(segment.start_s, segment.end_s, times)
             rows = table.slice(inside.start, len(inside))
             captions = rows["caption"].to_pylist()
-            kept = (
-                keep(options.keep, captions, embeddings_of(rows, "text_embedding"), options.count) if captions else []
-            )
+            kept = keep(options.keep, captions, vectors(rows, "text_embedding"), options.count) if captions else []
             frames = rows["frame_index"].to_pylist()
             found.append(Said(segment, [frames[i] for i in kept], [captions[i] for i in kept]))
     return found
-
-
-def embeddings_of(table: pa.Table, name: str) -> NDArray[np.float16]:
-    """[rows, E]"""
-    return table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(table.num_rows, -1)
 
 
 def make_summariser(params: Params, options: SummariseParams, train: Sequence[Said]) -> Summariser:

@@ -18,8 +18,9 @@ from pipeline.dataset.questions.question import Question, from_table
 from pipeline.files.aside import write_text
 from pipeline.scoring.answer_files import read_answer_list
 from pipeline.scoring.answer_table import answer_figures
-from pipeline.scoring.answers import Result, interval, score_answers
+from pipeline.scoring.answers import Result, score_answers
 from pipeline.scoring.markdown import insert, table
+from pipeline.scoring.paired import interval, videos_of
 from stages import run
 from studies.questions.plot import Dot, draw
 from studies.questions.settings import ANSWER_LIST, METRICS, MODELS, OUT, QUESTIONS, Study, load_study
@@ -45,7 +46,7 @@ class Scored:
         score = np.mean([result.questions["score"].to_numpy(float) for result in self.results], axis=0)
         of_kind = (first["kind"] == group.removeprefix("kind ")).to_numpy()
         chosen = np.ones(len(first), bool) if group == "all" else of_kind
-        return interval(score[chosen], first[chosen], np.random.default_rng(0), DRAWS)
+        return interval(100 * score[chosen], videos_of(first[chosen]), np.random.default_rng(0), DRAWS)
 
 
 def main() -> None:
@@ -109,8 +110,7 @@ def figures(
     }
     found["cost"] = cost(main)
     found["evidence"] = {kind: evidence(study, main, scored_kind(main, kind)) for kind in kinds}
-    training = [json.loads((MODELS / name / f"seed-{seed}" / "training.json").read_text()) for seed in study.seeds]
-    found["training_cpu_seconds"] = float(np.mean([one["cpu_seconds"] for one in training]))
+    found["training_cpu_seconds"] = cpu_seconds_of_training(study, name)
     return found
 
 
@@ -150,7 +150,7 @@ def report(
         spent = cost(one)
         low, high = one.interval()
         between = "" if low is None else f" ({low:.1f} to {high:.1f})"
-        cpu = figures_of_training(study, name)
+        cpu = cpu_seconds_of_training(study, name)
         rows.append(
             [
                 name,
@@ -193,7 +193,7 @@ def report(
     return "\n\n".join(parts)
 
 
-def figures_of_training(study: Study, name: str) -> float:
+def cpu_seconds_of_training(study: Study, name: str) -> float:
     found = [json.loads((MODELS / name / f"seed-{seed}" / "training.json").read_text()) for seed in study.seeds]
     return float(np.mean([one["cpu_seconds"] for one in found]))
 
