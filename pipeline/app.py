@@ -1,11 +1,17 @@
-"""Serve the page: `python -m pipeline.app [--variant NAME] [--port 7860]`, on this machine alone."""
+"""Serve the page: `python -m pipeline.app [--variant NAME] [--port 7860]`, on this machine alone.
+
+Questions about a video can be asked on it where there is an answerer: that of `make questions` beside the captioner in
+models/, or the one that --answerer names.
+"""
 
 import argparse
 import asyncio
 import sys
+from pathlib import Path
 
 from pipeline.process.terminal import message
 from pipeline.serving.app.server import Server, listen
+from pipeline.serving.video_answerer import ANSWERER, VideoAnswerer
 from pipeline.serving.video_captioner import VideoCaptioner
 
 
@@ -13,6 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.app", description="A page to drop a video on.")
     parser.add_argument("--variant", help="an experiment or a git revision; default: what is in models/")
     parser.add_argument("--model", metavar="DIR", help="an exported captioner: its folder, or its name on the Hub")
+    parser.add_argument("--answerer", type=Path, metavar="DIR", help="a reader of the study of questions")
     parser.add_argument("--port", type=int, default=7860, help="on this machine; 0: any free port")
     parser.add_argument(
         "--allow-host",
@@ -30,13 +37,21 @@ def main() -> None:
         exported = options.model
         captioner = VideoCaptioner.from_pretrained(exported) if exported else VideoCaptioner.load(options.variant)
         name = exported or options.variant or "captioner"
-        server = Server(listening, captioner, name, allowed_hosts=options.allow_host)
+        server = Server(listening, captioner, name, options.allow_host, answerer_for(captioner, options))
         print(f"app: open {server.url} (press Ctrl-C to stop)", flush=True)
         sys.exit(128 + asyncio.run(server.serve_until_signal()))
     except (ValueError, OSError) as error:
         sys.exit(f"app: {message(error)}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def answerer_for(captioner: VideoCaptioner, options: argparse.Namespace) -> VideoAnswerer | None:
+    if options.answerer:
+        return VideoAnswerer.load(options.answerer)
+    if options.variant or options.model or not ANSWERER.is_dir():
+        return None
+    return VideoAnswerer.load(encoder=captioner.encoder)  # both have that of models/
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The page to drop a video on: its server over HTTP, and the page in a real browser (skipped without a Chromium)."""
 
 import asyncio
+import copy
 import json
 import os
 import resource
@@ -24,9 +25,10 @@ from pipeline.app import main
 from pipeline.captioner import familiarity
 from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.serving.app.server import Server, listen
+from pipeline.serving.video_answerer import VideoAnswerer
 from pipeline.serving.video_captioner import VideoCaptioner
 from tests.conftest import run_ffmpeg, write_params
-from tests.own_models import PARAMS, write_models
+from tests.own_models import PARAMS, write_answerer, write_models
 from tests.serving.test_report import browser  # noqa: F401
 
 GREETING = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
@@ -82,6 +84,19 @@ def captioner(tmp_path_factory) -> VideoCaptioner:
         os.chdir(before)
 
 
+@pytest.fixture(scope="module")
+def answerer(captioner, tmp_path_factory) -> VideoAnswerer:
+    params, before = Path("params.yaml").resolve(), Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("models"))
+    try:
+        write_params(Path("params.yaml"), params, PARAMS)
+        write_models()
+        write_answerer()
+        return VideoAnswerer.load(encoder=captioner.encoder)
+    finally:
+        os.chdir(before)
+
+
 @pytest.fixture
 def uploads(tmp_path, monkeypatch) -> Iterator[Path]:
     """The folder for temporary files, in which nothing may be left."""
@@ -93,8 +108,8 @@ def uploads(tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def server(captioner, uploads) -> Iterator[Running]:
-    with Running(listen(0), captioner, "memory <b>1</b>", allowed_hosts=["captions.example"]) as server:
+def server(captioner, answerer, uploads) -> Iterator[Running]:
+    with Running(listen(0), captioner, "memory <b>1</b>", ["captions.example"], answerer) as server:
         yield server
 
 
@@ -147,6 +162,70 @@ def test_it_tells_how_far_it_is_and_then_the_captions(server, videos, captioner)
     assert [(one["start"], one["end"], one["captions"][0]["text"]) for one in content["segments"]] == wanted
     frames = [frame for frame, _ in content["videos"]["video"]["film"]]
     assert frames[0] == 0 and frames[-1] == 49 and frames == sorted(frames)
+
+
+def posted(server: Running, asked: object) -> tuple[int, dict]:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.request("POST", "/ask", asked if isinstance(asked, bytes) else json.dumps(asked))
+    answer = connection.getresponse()
+    told = json.load(answer)
+    connection.close()
+    return answer.status, told
+
+
+def captioned(server: Running, video: Path) -> dict:
+    with asking(server, video) as answer:
+        return list(lines(answer))[-1]["content"]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_question_about_a_captioned_video_gets_the_answerers_answer(captioner, answerer, uploads, videos, shared):
+    own = answerer if shared else replace(answerer, encoder=copy.copy(answerer.encoder))
+    with Running(listen(0), captioner, "memory", (), own) as server:
+        seen = captioned(server, videos / "two.mp4")["seen"]
+        found = [posted(server, {"seen": seen, "question": "what is it?", "at": at}) for at in (6.0, None, 6.0)]
+    wanted = answerer.ask(answerer.look(videos / "two.mp4"), ["what is it?"], at_s=6.0)[0]
+    assert found[0] == found[2] != found[1] and [status for status, _ in found] == [200] * 3
+    told = found[0][1]
+    assert dict(told["first"]) == pytest.approx(dict(wanted.first), abs=1e-4)
+    assert [one["time"] for one in told["moments"]] == [one.frame / 5 for one in wanted.moments]
+
+
+def test_what_cannot_be_asked_is_refused(server, videos):
+    seen = captioned(server, videos / "two.mp4")["seen"]
+    for asked, status, why in [
+        ({"seen": seen, "question": " "}, 400, "the question is empty; expected some words"),
+        ({"seen": seen, "question": "a" * 10_000}, 400, "the question has 10,000 characters; expected 4,000 at most"),
+        ({"seen": seen, "question": "a", "at": 99}, 400, "99 s is not in the video, which lasts 10 s; expected more"),
+        ({"seen": seen, "question": "a", "at": "x"}, 400, "expected texts as seen and question"),
+        ({"seen": "other", "question": "a"}, 404, "the app keeps the last 4 videos for questions; send this one"),
+        ({"question": "a"}, 400, "expected {"),
+        ([], 400, "expected {"),
+        (b"{", 400, "expected {"),
+        (b"[" * 70_000, 400, "expected {"),
+    ]:
+        found = posted(server, asked)
+        assert found[0] == status and found[1]["error"].startswith(why)
+    assert server.status("Host: localhost", "Origin: https://evil.example", request="POST /ask HTTP/1.1") == 403
+
+
+def test_only_the_last_videos_are_kept_for_questions(server, videos):
+    first = captioned(server, videos / "two.mp4")["seen"]
+    others = [captioned(server, videos / "two.mp4")["seen"] for _ in range(4)]
+    assert posted(server, {"seen": first, "question": "a"})[0] == 404
+    assert [posted(server, {"seen": one, "question": "a"})[0] for one in others] == [200] * 4
+
+
+def test_without_an_answerer_nothing_can_be_asked(captioner, uploads, videos):
+    with Running(listen(0), captioner, "memory") as server:
+        assert captioned(server, videos / "two.mp4")["seen"] is None
+        assert posted(server, {"seen": "a", "question": "a"})[0] == 404
+
+
+def test_an_answerer_that_samples_other_frames_is_refused(captioner, answerer):
+    other = answerer.params.model_copy(update={"frames": answerer.params.frames.model_copy(update={"fps": 2.0})})
+    with listen(0) as listening, pytest.raises(ValueError, match=r"the answerer samples frames as .* needs two"):
+        Server(listening, captioner, "memory", (), replace(answerer, params=other))
 
 
 def test_whoever_leaves_frees_the_next_in_the_queue_and_ends_ffmpeg(server, videos):
@@ -325,6 +404,27 @@ def test_a_dropped_video_gets_captions_on_a_time_line_and_what_the_memory_gave(p
     assert all(page.locator("#segment img").evaluate_all("images => images.map((one) => one.naturalWidth > 0)"))
     page.get_by_label("Segments").select_option("whole")
     expect(page.locator("#state")).to_contain_text("1 segment of 10.0 s", timeout=30_000)
+
+
+def test_a_question_is_answered_under_the_video_with_the_moments_it_looked_at(page, server, videos):
+    expect(page.locator("#ask")).to_be_hidden()
+    page.locator("#file").set_input_files(videos / "two.mp4")
+    expect(page.locator("#trouble")).to_contain_text("It chooses from 7 answers: yes, no, red,", timeout=30_000)
+    page.get_by_label("Ask", exact=True).first.fill("<i>what</i> is it?")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    wanted = server.answerer.ask(server.answerer.look(videos / "two.mp4"), ["<i>what</i> is it?"])[0]
+    expect(page.locator("#answer strong")).to_have_text(wanted.answer, timeout=30_000)
+    assert page.locator("#answer tbody th").all_inner_texts() == [answer for answer, _ in wanted.first]
+    assert page.locator("#answer figure").count() == len(wanted.moments) > 0
+    assert all(page.locator("#answer img").evaluate_all("images => images.map((one) => one.naturalWidth > 0)"))
+    page.locator("#answer figure button").last.click()
+    page.get_by_label("about").select_option("now")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.locator("#answer .head")).to_contain_text("(before ", timeout=30_000)
+    page.get_by_label("Ask", exact=True).first.fill(" ")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.locator("#trouble")).to_have_text("The question is empty; expected some words.")
+    expect(page.locator("#answer")).to_be_empty()
 
 
 def test_what_is_no_video_is_told_on_the_page(page, tmp_path):

@@ -1,4 +1,4 @@
-"""What the page shows for a video: the `content` of pipeline/serving/web/retrieved.js."""
+"""What the page shows for a video, the `content` of pipeline/serving/web/retrieved.js; and for a question about it."""
 
 import base64
 from collections.abc import Sequence
@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.serving.video_captioner import VideoCaptioner, Watch
+from pipeline.serving.video_answerer import Seen, VideoAnswerer
+from pipeline.serving.video_captioner import VideoCaptioner
+from pipeline.serving.video_frames import Watch
 from pipeline.serving.web import moments, strip, thumbnail
 
 FILM_FRAMES = 60  # most pictures for a browser that cannot play the file
 
 
-def content_of(captioner: VideoCaptioner, name: str, video: Path, segments: str, watch: Watch) -> dict[str, Any]:
-    """Captions of a video file, with pictures of the frames.
+def content_of(
+    captioner: VideoCaptioner, name: str, video: Path, segments: str, watch: Watch
+) -> tuple[dict[str, Any], Seen]:
+    """Captions of a video file, with pictures of the frames; and what questions about it are answered from.
 
     Args:
         name: of the variant.
@@ -25,7 +29,8 @@ def content_of(captioner: VideoCaptioner, name: str, video: Path, segments: str,
     jpegs = captioner.frames(video, watch)
     fps = captioner.params.frames.fps
     rows: list[dict[str, Any]] = []
-    found = captioner.caption_frames(jpegs, segments, watch)
+    embeddings = captioner.embed(jpegs, watch)
+    found = captioner.caption_frames(jpegs, segments, watch, embeddings)
     for number, one in enumerate(found):
         rows.append(
             {
@@ -41,7 +46,7 @@ def content_of(captioner: VideoCaptioner, name: str, video: Path, segments: str,
         )
     shown: set[int] = {frame for row in rows for frame in row["strip"]}
     shown |= {moment["frame"] for row in rows for moment in row["moments"][0]}
-    return {
+    content = {
         "fps": fps,
         "runs": [{"name": name, "remembers": captioner.model.config.memory is not None}],
         "segments": rows,
@@ -54,6 +59,27 @@ def content_of(captioner: VideoCaptioner, name: str, video: Path, segments: str,
                 "film": film(jpegs),
             }
         },
+    }
+    return content, Seen(jpegs, embeddings)
+
+
+def answer_of(answerer: VideoAnswerer, seen: Seen, question: str, at_s: float | None) -> dict[str, Any]:
+    """What the page shows of an answer. Raises ValueError for what cannot be asked."""
+    [one] = answerer.ask(seen, [question], at_s=at_s)
+    return {
+        "question": one.question,
+        "first": [[answer, round(probability, 4)] for answer, probability in one.first],
+        "moments": [
+            {
+                "start": moment.start_s,
+                "end": moment.end_s,
+                "time": moment.frame / answerer.params.frames.fps,
+                "share": round(moment.share, 4),
+                "thumbnail": thumbnail(seen.frames[moment.frame]),
+            }
+            for moment in one.moments
+        ],
+        "warnings": list(one.warnings),
     }
 
 

@@ -4,7 +4,7 @@ let file = null; // chosen last
 let asking = null; // the request that is waited for: what comes of another, given up, is nobody's
 let current = null; // the segment that is shown
 
-const { variant, trainedOn, mostBytes } = content;
+const { variant, trainedOn, mostBytes, answers } = content;
 byId("ran").textContent = `Model: ${variant}${trainedOn ? `, ${trainedOn}` : ""}.`;
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + ".";
 
@@ -94,6 +94,9 @@ function showResult(chosen, told, took) {
   byId("warnings").replaceChildren(...content.warnings.map((warning) => make("li", {}, sentence(warning))));
   byId("about").textContent = content.about ? sentence(content.about) : "";
   byId("result").hidden = false;
+  byId("ask").hidden = !content.seen;
+  byId("answer").replaceChildren();
+  byId("trouble").textContent = content.seen ? `It chooses from ${answers.length} answers: ${shortened(answers.join(", "), 300)}.` : "";
   play(chosen);
   byId("captions").replaceChildren(...segments.map((segment) => make("li", {},
     make("button", { type: "button", onclick: () => { show(segment); seek(segment.start); } },
@@ -118,6 +121,38 @@ const showAt = (time) => {
   const now = content.segments.find((segment) => segment.start <= time && time < segment.end);
   if (now) show(now);
 };
+
+// A question about the video that is shown
+
+async function ask(event) {
+  event.preventDefault();
+  const { seen } = content;
+  const at = byId("until").value ? Math.min(shownAt() || 0.001, content.videos.video.duration) : null;
+  byId("trouble").textContent = "Looking it up …";
+  const told = await fetch("/ask", { method: "POST", body: JSON.stringify({ seen, question: byId("asked").value, at }) })
+    .then((answer) => answer.json()).catch(() => ({ error: "the app does not answer. If it has ended, start it again (make app)" }));
+  if (content.seen !== seen) return; // another video is shown by now
+  byId("trouble").textContent = told.error ? sentence(told.error) : told.warnings.map(sentence).join(" ");
+  byId("answer").replaceChildren(...(told.error ? [] : drawAnswer(told, at)));
+}
+
+function drawAnswer({ question, first, moments }, at) {
+  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  return [
+    make("div", { class: "head" }, make("strong", {}, first[0][0]), make("span", {}, `${question} ${at === null ? "" : `(before ${seconds(at)})`}`)),
+    make("table", { "aria-label": "likeliest answers" }, make("tbody", {}, first.map(([answer, share]) =>
+      make("tr", {}, make("th", { scope: "row" }, answer), make("td", {}, percent(share)))))),
+    make("section", { class: "film" },
+      make("h3", {}, make("span", {}, "Where it looked"), make("span", {}, moments.length ? "shares of its attention" : "")),
+      moments.length
+        ? make("div", { class: "frames" }, moments.map(({ start, end, time, share, thumbnail }) => make("figure", {},
+            make("button", { type: "button", class: "still", onclick: () => seek(time), "aria-label": `go to ${seconds(time)}` },
+              make("img", { src: `data:image/webp;base64,${thumbnail}`, alt: `frame at ${seconds(time)}` })),
+            make("figcaption", {}, make("b", {}, percent(share)), ` ${seconds(start)}${end > start ? ` – ${seconds(end)}` : ""}`))))
+        : make("p", { class: "none" }, "At no frame: this answerer sees the question alone.")),
+  ];
+}
+const shownAt = () => byId("film").hidden ? video.currentTime : content.videos.video.film[byId("at").value][0] / content.fps;
 
 // The player: the browser's own, or frames where it cannot play the file
 
@@ -167,6 +202,7 @@ byId("at").addEventListener("input", (event) => {
   showAt(content.videos.video.film[index][0] / content.fps);
 });
 
+byId("question").addEventListener("submit", ask);
 byId("cancel").addEventListener("click", giveUp);
 byId("segments").addEventListener("change", caption);
 byId("file").addEventListener("change", (event) => {

@@ -8,7 +8,9 @@ work proceeds:
     {"content": {...}}                                 the last line: what the page shows (content.py)
     {"error": "why"}                                   or this
 
-Closing the connection cancels the work on that video.
+Closing the connection cancels the work on that video. `content` has an id under `seen`, by which the last few videos
+can be asked about, where there is an answerer. POST /ask with {"seen": id, "question": text, "at": seconds or null} is
+answered with {"first": [[answer, probability], ...], "moments": [...], "warnings": [...]}, or {"error": "why"}.
 """
 
 import asyncio
@@ -16,6 +18,7 @@ import errno
 import json
 import logging
 import math
+import secrets
 import signal
 import socket
 import tempfile
@@ -30,15 +33,18 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from pipeline.files import strict_json
 from pipeline.process import children
 from pipeline.safety import decoding_limit_s
-from pipeline.serving.app.content import content_of
+from pipeline.serving.app.content import answer_of, content_of
+from pipeline.serving.video_answerer import Seen, VideoAnswerer
 from pipeline.serving.video_captioner import VideoCaptioner
 from pipeline.serving.web import assemble
 
 MAX_BYTES = 4 << 30  # largest video
 CHUNK_BYTES = 1 << 20
 STALLED_S = 60  # without a byte of an upload
+MAX_SEEN = 4  # videos that are kept for questions
 TELL_S = 0.25  # how often progress is reported
 # Names of this machine. Browsers resolve these without the network, so no other site can make one point here (DNS
 # rebinding). The port may be any: `ssh -L 9000:localhost:7860` changes it.
@@ -101,12 +107,25 @@ class Server:
         listening: see `listen`.
         name: of the variant, shown on the page.
         allowed_hosts: further names, with or without a port, that browsers may use for this server.
+        answerer: of questions about the videos, if there is one. It samples frames as the captioner does.
     """
 
     def __init__(
-        self, listening: socket.socket, captioner: VideoCaptioner, name: str, allowed_hosts: Sequence[str] = ()
+        self,
+        listening: socket.socket,
+        captioner: VideoCaptioner,
+        name: str,
+        allowed_hosts: Sequence[str] = (),
+        answerer: VideoAnswerer | None = None,
     ) -> None:
-        self.captioner, self.name = captioner, name
+        if answerer and answerer.sampling != captioner.sampling:
+            raise ValueError(
+                f"the answerer samples frames as {answerer.sampling}, the captioner as {captioner.sampling}; "
+                "the app needs two that do alike"
+            )
+        self.captioner, self.name, self.answerer = captioner, name, answerer
+        self._seen: dict[str, Seen] = {}  # the last few videos, by id
+        self._looked_at: set[str] = set()  # those of which they are the answerer's embeddings, not the captioner's
         self._listening, self._allowed_hosts = listening, {host.lower() for host in allowed_hosts}
         self._worker = ThreadPoolExecutor(1, "captioner")
         self._jobs: list[Job] = []  # the first is in progress
@@ -114,6 +133,7 @@ class Server:
         sources = "; media-src blob:; connect-src 'self'"
         known = captioner.familiarity
         content = {"variant": name, "trainedOn": known and known.trained_on, "mostBytes": MAX_BYTES}
+        content["answers"] = answerer and answerer.answers
         self._page = assemble(Path(__file__).parent, "Caption a video", content, sources=sources)
 
     @property
@@ -132,7 +152,9 @@ class Server:
 
     async def start(self) -> web.AppRunner:
         app = web.Application(middlewares=[self._check])
-        app.add_routes([web.get("/", self._show_page), web.post("/caption", self._caption)])
+        app.add_routes(
+            [web.get("/", self._show_page), web.post("/caption", self._caption), web.post("/ask", self._ask)]
+        )
         app.on_response_prepare.append(_add_headers)
         quiet = logging.Logger("http", logging.CRITICAL)  # requests that are not HTTP are only answered
         runner = web.AppRunner(
@@ -177,7 +199,8 @@ class Server:
                     await tell(line)
                 sent = line
                 await asyncio.wait({done}, timeout=TELL_S)
-            return {"content": work.result()}
+            content, seen = work.result()
+            return {"content": content | {"seen": self._keep(seen) if self.answerer else None}}
         except ConnectionError:
             raise  # the client has left
         except (ValueError, OSError) as error:
@@ -194,6 +217,43 @@ class Server:
             if not done.cancelled():
                 done.exception()  # was reported, or there is no client left
             self._jobs.remove(job)
+
+    def _keep(self, seen: Seen) -> str:
+        """The video's id. It cannot be guessed, so that no page asks about another's video."""
+        while len(self._seen) >= MAX_SEEN:
+            oldest = next(iter(self._seen))
+            del self._seen[oldest]
+            self._looked_at.discard(oldest)
+        id = secrets.token_urlsafe(12)
+        self._seen[id] = seen
+        return id
+
+    async def _ask(self, request: web.Request) -> web.StreamResponse:
+        try:
+            asked = strict_json.loads(await request.read(), where="the question")  # 1 MiB at most, else aiohttp refuses
+            id, question, at_s = asked["seen"], asked["question"], asked.get("at")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return _refusal(400, 'expected {"seen": id, "question": text}')
+        if not isinstance(id, str) or not isinstance(question, str) or not isinstance(at_s, int | float | None):
+            return _refusal(400, "expected texts as seen and question, and a number or null as at")
+        if self.answerer is None:
+            return _refusal(404, "this app has no answerer; train one with: make questions")
+        if id not in self._seen:
+            return _refusal(404, f"the app keeps the last {MAX_SEEN} videos for questions; send this one again")
+        work = self._worker.submit(self._answered, id, self._seen[id], question, at_s)
+        try:
+            return web.json_response(await asyncio.wrap_future(work))
+        except ValueError as error:
+            return _refusal(400, str(error))
+
+    def _answered(self, id: str, seen: Seen, question: str, at_s: float | None) -> dict[str, Any]:
+        assert self.answerer is not None
+        if self.answerer.encoder is not self.captioner.encoder and id not in self._looked_at:
+            seen = self.answerer.look_at(seen.frames)
+            if id in self._seen:
+                self._seen[id] = seen
+                self._looked_at.add(id)
+        return answer_of(self.answerer, seen, question, at_s)
 
     @web.middleware
     async def _check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
