@@ -6,13 +6,14 @@ ans2label.json (of the training questions alone), dropped.json (how many were dr
 """
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from pipeline.dataset.annotations import short
 from pipeline.dataset.questions.formats import equal_options, read_questions, unique_over_splits
 from pipeline.dataset.questions.question import Question, to_table
 from pipeline.dataset.shapes.questions import picture_questions, video_questions
@@ -26,6 +27,7 @@ from studies.questions.settings import ANSWER_LIST, DROPPED, EMBEDDINGS, QUESTIO
 
 SCENES = Path("data/videos/annotations/scenes.json")
 PICTURES = Path("data/pictures/segments.parquet")
+END_TOLERANCE_S = 1.0  # a container may promise more than its last frame
 PREFIXES = ("", "v_", "video")  # of a video's id here, before what question files call it
 
 
@@ -39,18 +41,32 @@ def main() -> None:
     if not kept:
         raise ValueError(f"none of {len(asked)} questions can be used: {reasons(dropped)}")
     answers = answer_list(ask, kept)
+    later = [one for one in kept if one.split != "train" and one.task == "open" and one.answers]
+    outside = [one for one in later if not set(one.answers) & set(answers)]
+    if later and len(outside) == len(later):
+        raise ValueError(
+            f"none of {len(later)} open questions of val and test has a right answer in the list of {len(answers)} "
+            f"({ask.list_file or 'of the training questions'}), which begins with "
+            f"{', '.join(map(repr, answers[:3]))}; the first of them wants {outside[0].answers[0]!r}: "
+            "ask.list_file seems to be another dataset's"
+        )
     QUESTIONS.parent.mkdir(parents=True, exist_ok=True)
     with aside(QUESTIONS) as written:
         pq.write_table(to_table(kept), written)
     write_text(ANSWER_LIST, json.dumps({answer: label for label, answer in enumerate(answers)}, indent=1) + "\n")
-    write_text(DROPPED, json.dumps({"asked": len(asked), "kept": len(kept), "dropped": dict(dropped)}, indent=1) + "\n")
+    counts_of = {reason: len(own) for reason, own in sorted(dropped.items())}
+    write_text(DROPPED, json.dumps({"asked": len(asked), "kept": len(kept), "dropped": counts_of}, indent=1) + "\n")
     if same := equal_options(kept):
         print(f"ask: {len(same)} questions have equal options, the first {same[0].question_id!r}; they are kept")
-    asked_later = [one for one in kept if one.split != "train" and one.task == "open"]
-    if outside := [one for one in asked_later if not set(one.answers) & set(answers)]:
+    if outside:
         print(
-            f"ask: {len(outside)} of {len(asked_later)} open questions of val and test have no right answer in the "
-            "list: no model can answer them right"
+            f"ask: {len(outside)} of {len(later)} open questions of val and test have no right answer in the list: no "
+            "model can answer them right"
+        )
+    if late := [one for one in kept if one.end_s is not None and one.end_s > ends[one.video_id] + END_TOLERANCE_S]:
+        print(
+            f"ask: {len(late)} questions end after their video, the first {late[0].question_id!r} at "
+            f"{late[0].end_s:g} s; they are asked at the video's end"
         )
     counts = Counter(one.split for one in kept)
     print(
@@ -91,17 +107,17 @@ def end_of(videos: Mapping[str, VideoEmbeddings]) -> dict[str, float]:
 
 def usable(
     questions: Sequence[Question], there: Mapping[str, int], ends: Mapping[str, float]
-) -> tuple[list[Question], Counter[str]]:
-    """Those whose video has frames in what may be seen, by the videos' ids here; and why others were dropped."""
-    kept, dropped = [], Counter[str]()
+) -> tuple[list[Question], dict[str, list[Question]]]:
+    """Those whose video has frames in what may be seen, by the videos' ids here; and those dropped, by reason."""
+    kept, dropped = [], defaultdict[str, list[Question]](list)
     for question in questions:
         video = resolved(question.video_id, there)
         if video is None:
-            dropped["the video is not there"] += 1
+            dropped["the video is not there"].append(question)
         elif not there[video]:
-            dropped["the video has no frames"] += 1
+            dropped["the video has no frames"].append(question)
         elif question.start_s > ends[video]:
-            dropped["begins past the video's end"] += 1
+            dropped["begins past the video's end"].append(question)
         else:
             kept.append(replace(question, video_id=video))
     return kept, dropped
@@ -119,8 +135,12 @@ def answer_list(ask: Ask, questions: Sequence[Question]) -> list[str]:
     return sorted(sorted(counts), key=lambda answer: -counts[answer])[: ask.list_size]
 
 
-def reasons(dropped: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} ({reason})" for reason, count in sorted(dropped.items()))
+def reasons(dropped: Mapping[str, Sequence[Question]]) -> str:
+    """The counts, and of each reason the first question."""
+    return ", ".join(
+        f"{len(own)} ({reason}; the first is {short(own[0].question_id)} about {short(own[0].video_id)})"
+        for reason, own in sorted(dropped.items())
+    )
 
 
 if __name__ == "__main__":

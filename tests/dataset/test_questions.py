@@ -1,6 +1,7 @@
 """pipeline/dataset/questions/: every format as it was published, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -181,6 +182,11 @@ def test_a_file_that_is_none_of_these_is_refused_with_what_was_found(tmp_path):
     good = json.dumps({"question": "q", "answer": "a", "video_id": "v"})
     assert refused("a.jsonl", f"{good}\n{good}\n{{1}}\n").startswith("a.jsonl, line 3: not JSON")
     assert refused("a.parquet", "no parquet").startswith("a.parquet: ")
+    assert refused("a.parquet", "") == "a.parquet: the file is empty"
+    assert refused("a.csv", "") == "a.csv: no header; expected a first line with the columns' names"
+    pq.write_table(to_table([]), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match=r"b.parquet: found nothing in it; expected MSRVTT-QA"):
+        read_questions([tmp_path / "b.parquet"])
 
 
 @pytest.mark.parametrize(
@@ -204,6 +210,26 @@ def test_an_entry_that_is_wrong_is_named(tmp_path, change, message):
     with pytest.raises(ValueError) as error:
         read_questions([path])
     assert str(error.value) == f"{path}, line 2: {message}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"question": "why " * 2_500}, "question has 10,000 characters; expected 4,000 at most"),
+        ({"question": None}, "question is None; expected some text"),
+        ({"answers": ("",)}, "answers is ''; expected some text"),
+        ({"split": "dev"}, "split is 'dev'; expected train, val or test"),
+        ({"start_s": float("nan")}, "what may be seen is [nan, None) s; expected 0 <= start_s < end_s"),
+        ({"scores": (2.0,)}, "scores is [2.0]; expected 1 numbers from 0 to 1"),
+        ({"options": ("x", "y"), "right_option": 2}, "right_option is 2; expected a number from 0 to 1"),
+    ],
+)
+def test_a_row_of_a_table_that_is_wrong_is_named(tmp_path, change, message):
+    good = Question("a", "v", "where?", ("left",), (1.0,))
+    pq.write_table(to_table([good, replace(good, question_id="b", **change)]), tmp_path / "a.parquet")
+    with pytest.raises(ValueError) as error:
+        read_questions([tmp_path / "a.parquet"])
+    assert str(error.value) == f"{tmp_path / 'a.parquet'}, row 2: {message}"
 
 
 def test_two_questions_of_one_id_and_answers_to_none_are_refused(tmp_path):

@@ -145,8 +145,69 @@ def test_what_cannot_be_asked_is_dropped_and_counted(studied):
     assert len(kept) == 2 * (60 + 6 + 9) + 1 and len({one.question_id for one in kept}) == len(kept)
     dropped = json.loads((folder / "data/questions/dropped.json").read_text())
     assert dropped["dropped"] == {"the video is not there": 3}
+    assert "dropped: 3 (the video is not there; the first is 'train_120' about 'gone')" in said
     assert "ask: 1 of 31 open questions of val and test have no right answer in the list" in said
     assert json.loads((folder / "data/questions/ans2label.json").read_text()).keys() == set(COLOURS)
+
+
+def asking(folder: Path, tmp_path: Path, monkeypatch, questions: list[dict], **changes: object) -> None:
+    """The stage `ask` on the same videos, with other questions of the test split."""
+    from studies.questions import ask
+
+    for name in ("data/videos", "models"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(folder / name)
+    own = {"source": "files", "files": {"train": [str(folder / "train.jsonl")], "val": [], "test": []}} | changes
+    own["files"]["test"] = [str(write(tmp_path / "asked.jsonl", questions))]
+    settings(tmp_path / FILE, TINY | {"ask": own})
+    monkeypatch.chdir(tmp_path)
+    ask.main()
+
+
+def test_what_is_asked_past_a_videos_end_is_said_in_a_line_each(studied, tmp_path, monkeypatch, capsys):
+    good = {"question_id": "a", "video_id": "v70", "question": "a then red", "answer": "red"}
+    late = [good | {"question_id": "b", "end_s": 60}, good | {"question_id": "c", "start_s": 50, "end_s": 60}]
+    asking(studied[0], tmp_path, monkeypatch, [good, *late, good | {"question_id": "d", "end_s": 2.0}])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "ask: 1 questions end after their video, the first 'b' at 60 s; they are asked at the video's end"
+    assert said[-1].endswith(
+        "dropped: 1 (begins past the video's end; the first is 'c' about 'v70'), "
+        "1 (the video is not there; the first is '120' about 'gone')"
+    )
+    assert len(read_questions([tmp_path / "data/questions/questions.parquet"])) == 120 + 3
+
+
+def test_options_of_which_two_are_the_same_are_said_and_kept(studied, tmp_path, monkeypatch, capsys):
+    choice = {"question_id": "a", "video_id": "v70", "question": "which", "options": ["red", "Red"], "answer": 1}
+    asking(studied[0], tmp_path, monkeypatch, [choice])
+    assert capsys.readouterr().out.startswith("ask: 1 questions have equal options, the first 'a'; they are kept\n")
+
+
+def test_a_list_that_has_none_of_the_answers_asked_for_is_refused(studied, tmp_path, monkeypatch):
+    other = write(tmp_path / "ans2label.json", {"a dog": 0, "a cat": 1})
+    good = {"question_id": "a", "video_id": "v70", "question": "a then red", "answer": "red"}
+    with pytest.raises(ValueError) as error:
+        asking(studied[0], tmp_path, monkeypatch, [good], list_file=str(other))
+    assert str(error.value) == (
+        f"none of 1 open questions of val and test has a right answer in the list of 2 ({other}), which begins with "
+        "'a dog', 'a cat'; the first of them wants 'red': ask.list_file seems to be another dataset's"
+    )
+    assert not (tmp_path / "data/questions").exists()
+
+
+@pytest.mark.parametrize(
+    ("questions", "message"),
+    [
+        ("", r"asked.jsonl: the file is empty"),
+        (
+            [{"video_id": "v70", "question": "why " * 2500, "answer": "a"}] * 2,
+            r"asked.jsonl, line 1: question has 10,000",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_its_line(studied, tmp_path, monkeypatch, questions, message):
+    with pytest.raises(ValueError, match=message):
+        asking(studied[0], tmp_path, monkeypatch, questions)
 
 
 def test_a_memory_finds_the_one_frame_that_answers_and_the_last_frame_does_not(studied):

@@ -8,7 +8,7 @@ repaired: what cannot be read is an error that names the file, the line and what
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def read_questions(paths: Sequence[Path], *, split: str | None = None) -> list[Q
 def _of_file(path: Path) -> list[tuple[Question, str]]:
     """Each question, and where it stands. One without the question's text is an answer to one of another file."""
     if path.suffix.lower() == ".parquet":
-        return [(question, f"{path}, row {row + 1}") for row, question in enumerate(_of_parquet(path))]
+        return _of_parquet(path)
     entries = read_entries(path)
     if not entries:
         raise ValueError(f"{path}: found nothing in it; {WANTED}")
@@ -137,13 +137,47 @@ def _of_file(path: Path) -> list[tuple[Question, str]]:
     return [(reader(entry), entry.where) for entry in entries]
 
 
-def _of_parquet(path: Path) -> list[Question]:
+def _of_parquet(path: Path) -> list[tuple[Question, str]]:
     try:
-        return from_table(pq.read_table(path))
+        if not path.stat().st_size:
+            raise ValueError("the file is empty")
+        table = pq.read_table(path)
+        questions = from_table(table)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from error
     except (pa.ArrowInvalid, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
+    if not questions:
+        raise ValueError(f"{path}: found nothing in it; {WANTED}")
+    found = [(question, f"{path}, row {row}") for row, question in enumerate(questions, 1)]
+    for question, where in found:
+        _check(question, where)
+    return found
+
+
+def _check(question: Question, where: str) -> None:
+    """What a reader of text would have refused, in a table that anyone may have written."""
+    entry = Entry(where, 0, asdict(question))
+    entry.id("question_id"), entry.id("video_id"), entry.text("question")
+    for name in ("answers", "options"):
+        for one in getattr(question, name) or ():
+            Entry(where, 0, {name: one}).text(name)
+    if question.split not in (None, "train", "val", "test"):
+        raise ValueError(f"{where}: split is {short(question.split)}; expected train, val or test")
+    _check_times(question, where)
+    if len(question.scores) != len(question.answers) or not all(is_time(s) and 0 <= s <= 1 for s in question.scores):
+        raise ValueError(
+            f"{where}: scores is {short(list(question.scores))}; expected {len(question.answers)} numbers from 0 to 1"
+        )
+    options, right = question.options, question.right_option
+    if options is not None and question.answers and (right is None or not 0 <= right < len(options)):
+        raise ValueError(f"{where}: right_option is {short(right)}; expected a number from 0 to {len(options) - 1}")
+
+
+def _check_times(question: Question, where: str) -> None:
+    start_s, end_s = question.start_s, question.end_s
+    if not is_time(start_s) or start_s < 0 or (end_s is not None and not (is_time(end_s) and end_s > start_s)):
+        raise ValueError(f"{where}: what may be seen is [{start_s:g}, {end_s}) s; expected 0 <= start_s < end_s")
 
 
 def read_entries(path: Path) -> list[Entry]:
@@ -379,11 +413,7 @@ def _own(entry: Entry) -> Question:
         question = replace(question, start_s=float(entry.count("start_s")))
     if entry.cells.get("end_s") not in (None, ""):
         question = replace(question, end_s=float(entry.count("end_s")))
-    if question.start_s < 0 or (question.end_s is not None and question.end_s <= question.start_s):
-        raise ValueError(
-            f"{entry.where}: what may be seen is [{question.start_s:g}, {question.end_s}) s; "
-            "expected 0 <= start_s < end_s"
-        )
+    _check_times(question, entry.where)
     if entry.cells.get("evidence") not in (None, ""):
         question = replace(question, evidence=_intervals(entry))
     name = "answers" if entry.has("answers") else "answer"

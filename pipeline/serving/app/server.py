@@ -132,7 +132,7 @@ class Server:
         # The page plays the dropped video, and connects to this server only.
         sources = "; media-src blob:; connect-src 'self'"
         known = captioner.familiarity
-        content = {"variant": name, "trainedOn": known and known.trained_on, "mostBytes": MAX_BYTES}
+        content: dict[str, Any] = {"variant": name, "trainedOn": known and known.trained_on, "mostBytes": MAX_BYTES}
         content["answers"] = answerer and answerer.answers
         self._page = assemble(Path(__file__).parent, "Caption a video", content, sources=sources)
 
