@@ -3,7 +3,8 @@
     python -m studies.questions.answer sparse
     python -m studies.questions.answer sparse --glimpses 16      # only with so many, whatever params.yaml says
 
-Reads studies/questions/params.yaml, data/questions/, data/videos/embeddings/, models/decoder/, models/encoder/ and
+Reads studies/questions/params.yaml, data/questions/, data/*/embeddings/ (of a model of captions
+studies/questions/captions/), models/decoder/, models/encoder/ and
 studies/questions/models/MODEL/. Writes to studies/questions/out/MODEL/seed-N/: answers.parquet; results.jsonl as
 ClipBERT's are; and where questions have VQA's votes vqa.json, as VQA's server takes them.
 """
@@ -38,8 +39,10 @@ def main(model: str, glimpses: int | None = None) -> None:
     counts = [glimpses] if glimpses and study.model(model).way == "sparse" else study.counts(model)
     main_count = glimpses or study.main_count(model)
     questions = [one for one in from_table(pq.read_table(QUESTIONS)) if one.split == study.answer.split]
-    examples = read_examples([study.answer.split], read_answer_list(ANSWER_LIST))[study.answer.split]
-    gflop = encoder_gflop(ENCODER)
+    captions = study.model(model).way == "captions"
+    split = study.answer.split
+    examples = read_examples([split], read_answer_list(ANSWER_LIST), captions=captions)[split]
+    gflop = 0.0 if captions else encoder_gflop(ENCODER)  # what the captions cost is not counted
     for seed in study.seeds:
         reader, watching, answers = load_reader(MODELS / model / f"seed-{seed}")
         rows = list(

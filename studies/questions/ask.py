@@ -1,7 +1,7 @@
 """Gather questions about the videos, and make the list of answers that a model chooses from.
 
 Reads the section ask of studies/questions/params.yaml; of the built-in videos data/videos/annotations/scenes.json, else
-the files that it names; and which videos there are, data/videos/embeddings/. Writes data/questions/: questions.parquet,
+the files that it names; and which videos there are, data/*/embeddings/. Writes data/questions/: questions.parquet,
 ans2label.json (of the training questions alone), dropped.json (how many were dropped, by reason).
 """
 
@@ -17,13 +17,13 @@ from pipeline.dataset.annotations import short
 from pipeline.dataset.questions.formats import equal_options, read_questions, unique_over_splits
 from pipeline.dataset.questions.question import Question, to_table
 from pipeline.dataset.shapes.questions import picture_questions, video_questions
-from pipeline.features import shards
-from pipeline.features.embeddings import VideoEmbeddings, read_embeddings
+from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.files import strict_json
 from pipeline.files.aside import aside, write_text
 from pipeline.scoring.answer_files import read_answer_list
 from stages import run
-from studies.questions.settings import ANSWER_LIST, DROPPED, EMBEDDINGS, QUESTIONS, Ask, load_study
+from studies.questions.settings import ANSWER_LIST, DROPPED, QUESTIONS, Ask, load_study
+from studies.questions.videos import read_videos, rows_there
 
 SCENES = Path("data/videos/annotations/scenes.json")
 PICTURES = Path("data/pictures/segments.parquet")
@@ -34,9 +34,9 @@ PREFIXES = ("", "v_", "video")  # of a video's id here, before what question fil
 def main() -> None:
     ask = load_study().ask
     asked = unique_over_splits(questions_of(ask))
-    there = {video_id: entry.rows for video_id, entry in shards.index(EMBEDDINGS).items()}
+    there = rows_there()
     known = {resolved(question.video_id, there) for question in asked} - {None}
-    ends = end_of(read_embeddings(EMBEDDINGS, [video for video in known if video and there[video]]))
+    ends = end_of(read_videos([video for video in known if video and there[video]]))
     kept, dropped = usable(asked, there, ends)
     if not kept:
         raise ValueError(f"none of {len(asked)} questions can be used: {reasons(dropped)}")

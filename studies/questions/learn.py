@@ -1,7 +1,8 @@
 """Train one of the study's models, once for each seed.
 
-Reads studies/questions/params.yaml, data/questions/, data/videos/embeddings/ and models/decoder/ (what a question's
-words mean). Writes studies/questions/models/MODEL/seed-N/, with the curves and how long it took.
+Reads studies/questions/params.yaml, data/questions/, data/*/embeddings/ (of a model of captions
+studies/questions/captions/ instead) and models/decoder/ (what a question's words mean).
+Writes studies/questions/models/MODEL/seed-N/, with the curves and how long it took.
 """
 
 import json
@@ -16,7 +17,7 @@ from pipeline.answerer.examples import Example, asked, make_examples, read_texts
 from pipeline.answerer.reader import Reader, ReaderConfig
 from pipeline.answerer.training import save_reader, train_reader
 from pipeline.dataset.questions.question import from_table
-from pipeline.features.embeddings import embedding_width, read_embeddings
+from pipeline.features.embeddings import embedding_width
 from pipeline.files.aside import aside, write_text
 from pipeline.language.decoder import load_decoder
 from pipeline.params import load_params
@@ -24,7 +25,19 @@ from pipeline.scoring.answer_files import read_answer_list
 from pipeline.training import loop
 from pipeline.training.loop import Optimization, unfinished
 from stages import EPOCHS, run
-from studies.questions.settings import ANSWER_LIST, DECODER, EMBEDDINGS, FILE, MODELS, QUESTIONS, Study, load_study
+from studies.questions.settings import (
+    ANSWER_LIST,
+    CAPTIONS,
+    DECODER,
+    EMBEDDINGS,
+    FILE,
+    MODELS,
+    PICTURE_EMBEDDINGS,
+    QUESTIONS,
+    Study,
+    load_study,
+)
+from studies.questions.videos import read_captions, read_videos
 
 
 def main(model: str) -> None:
@@ -39,9 +52,11 @@ def learn(study: Study, name: str, seed: int, out: Path) -> str:
     device = load_params().device
     answers = read_answer_list(ANSWER_LIST)
     settings = (study.learn, study.model(name), seed)
-    inputs = [QUESTIONS, ANSWER_LIST, EMBEDDINGS, DECODER]
+    inputs = [QUESTIONS, ANSWER_LIST, EMBEDDINGS, PICTURE_EMBEDDINGS, DECODER]
+    inputs = [path for path in [*inputs, *([CAPTIONS] if study.model(name).way == "captions" else [])] if path.exists()]
     with unfinished(f"questions-{name}", Path(__file__), settings, inputs) as work:
-        examples = read_examples(["train", "val"], answers, work / "embeddings")
+        captions = study.model(name).way == "captions"
+        examples = read_examples(["train", "val"], answers, work / "embeddings", captions=captions)
         watching = study.watching(name)
         torch.manual_seed(seed)
         reader = Reader(reader_config(study, name, examples["train"], len(answers)))
@@ -71,11 +86,14 @@ def learn(study: Study, name: str, seed: int, out: Path) -> str:
     )
 
 
-def read_examples(splits: list[str], answers: list[str], copy: Path | None = None) -> dict[str, list[Example]]:
-    """By split."""
+def read_examples(
+    splits: list[str], answers: list[str], copy: Path | None = None, *, captions: bool = False
+) -> dict[str, list[Example]]:
+    """By split. captions: with the words of our captions in the place of frames."""
     questions = [one for one in from_table(pq.read_table(QUESTIONS)) if one.split in splits]
-    videos = read_embeddings(EMBEDDINGS, {one.video_id for one in questions}, copy)
     model, tokenizer = load_decoder(DECODER)
+    ids = {one.video_id for one in questions}
+    videos = read_captions(ids, model, tokenizer) if captions else read_videos(ids, copy)
     texts = read_texts([text for one in questions for text in asked(one)], model, tokenizer)
     return {
         split: make_examples([one for one in questions if one.split == split], videos, texts, answers)
@@ -93,7 +111,7 @@ def reader_config(study: Study, name: str, examples: list[Example], answers: int
         width=learn.width,
         heads=learn.heads,
         layers=learn.layers,
-        k=learn.k if study.model(name).way == "memory" else None,
+        k=learn.k if study.model(name).way in ("memory", "captions") else None,
         timed=study.watching(name).timed,
         answers=answers,
     )

@@ -14,6 +14,8 @@ QUESTIONS, ANSWER_LIST, DROPPED = FOLDER / "questions.parquet", FOLDER / "ans2la
 MODELS = Path("studies/questions/models")  # a folder for each model, in it one for each seed
 OUT = Path("studies/questions/out")  # the same, of answers
 METRICS = Path("metrics/questions")
+CAPTIONS = Path("studies/questions/captions")  # a folder for each split
+PICTURE_EMBEDDINGS = Path("data/pictures/embeddings")
 EMBEDDINGS, DECODER, ENCODER = Path("data/videos/embeddings"), Path("models/decoder"), Path("models/encoder")
 
 
@@ -52,7 +54,7 @@ class Learn(TrainingParams):
 
 
 class Model(Section):
-    way: Literal["blind", "frame", "sparse", "memory"]
+    way: Literal["blind", "frame", "sparse", "memory", "captions"]
     fusion: Literal["mean", "max", "lse", "joint"]
     glimpses: Positive
     epochs: Positive | None
@@ -75,7 +77,8 @@ class Study(Section):
     seeds: Annotated[list[Count], Field(min_length=1)]
     ask: Ask
     learn: Learn
-    models: dict[str, Model]
+    models: dict[str, Model]  # once loaded with those of caption_models, for which DVC has stages of their own
+    caption_models: dict[str, Model]
     answer: Answer
 
     def model(self, name: str) -> Model:
@@ -85,6 +88,8 @@ class Study(Section):
 
     def watching(self, name: str) -> Watching:
         model = self.model(name)
+        if model.way == "captions":  # a memory, of words
+            return Watching("memory", model.fusion, 1, 1)
         frames = 1 if model.way == "frame" else self.learn.frames
         below = self.learn.write_below if model.way == "memory" else None
         return Watching(model.way, model.fusion, frames, self.learn.step, below)
@@ -101,4 +106,12 @@ class Study(Section):
 
 
 def load_study(path: Path = FILE) -> Study:
-    return load_study_params(path, Study)
+    """Raises ValueError that names the key and what is wrong with it."""
+    study = load_study_params(path, Study)
+    if both := study.models.keys() & study.caption_models.keys():
+        raise ValueError(f"{path}: models and caption_models both have {', '.join(sorted(both))}")
+    for section, models in (("models", study.models), ("caption_models", study.caption_models)):
+        for name, model in models.items():
+            if (model.way == "captions") != (section == "caption_models"):
+                raise ValueError(f"{path}: {section}.{name}: way captions belongs in caption_models, others in models")
+    return study.model_copy(update={"models": study.models | study.caption_models})

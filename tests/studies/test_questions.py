@@ -21,6 +21,7 @@ from studies.questions.settings import FILE, load_study
 from tests.dataset.test_questions import write
 
 COLOURS = ("red", "green", "blue")
+OF_CAPTIONS = {"way": "captions", "fusion": "mean", "glimpses": 1, "epochs": 15}
 TINY: dict[str, Any] = {
     "ask": {"source": "files"},
     "learn": {"width": 16, "heads": 2, "layers": 1, "epochs": 1, "batch_size": 4, "warmup_steps": 2, "step": 1},
@@ -31,13 +32,14 @@ TINY: dict[str, Any] = {
         "lse": {"way": "sparse", "fusion": "lse", "glimpses": 2, "epochs": None},
         "memory": {"way": "memory", "fusion": "mean", "glimpses": 1, "epochs": 20},
     },
+    "caption_models": {"captions": OF_CAPTIONS},
 }
 
 
 def settings(path: Path, changes: dict) -> Path:
     values = YAML(typ="safe").load(FILE.read_text())
     for section, own in changes.items():
-        values[section] = own if section == "models" else values[section] | own
+        values[section] = own if section.endswith("models") else values[section] | own
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         YAML().dump(values, file)
@@ -48,6 +50,11 @@ def settings(path: Path, changes: dict) -> Path:
     ("changes", "message"),
     [
         ({"answer": {"main": 3}}, "answer: .*main: found 3; wanted one of glimpses"),
+        ({"caption_models": {"memory": OF_CAPTIONS}}, "models and caption_models both have memory"),
+        (
+            {"caption_models": {"m": OF_CAPTIONS | {"way": "memory"}}},
+            "caption_models.m: way captions belongs in caption_models",
+        ),
         ({"learn": {"width": 30}}, "learn: .*width 30 is not a multiple of heads 4"),
         ({"learn": {"grid": "middle"}}, "learn.grid: found 'middle'"),
         ({"ask": {"source": "files"}}, "ask: .*files.train: source files needs a file of training questions"),
@@ -109,6 +116,11 @@ def make_inputs(folder: Path) -> None:
         files[split] = [str(write(folder / f"{split}.jsonl", rows))]
     files["test"] = [str(write(folder / "test.jsonl", [*rows, rows[0] | {"answer": "a dog"}]))]
     settings(folder / FILE, TINY | {"ask": {"source": "files", "files": files}})
+    for split in ("train", "val", "test"):  # captions that name the colour, made of words of the decoder's
+        of = [id for id, own in splits.items() if own == split]
+        (folder / f"studies/questions/captions/{split}").mkdir(parents=True)
+        columns = {"video_id": of, "end_s": [2.0] * len(of), "caption": [f"a {COLOURS[shown[id]]}" for id in of]}
+        pq.write_table(pa.table(columns), folder / f"studies/questions/captions/{split}/captions.parquet")
     shutil.copy("params.yaml", folder)
     (folder / "docs").mkdir()
     (folder / "docs/results.md").write_text(
@@ -131,7 +143,7 @@ def studied(tmp_path_factory):
         patch.chdir(folder)
         torch.set_num_threads(1)
         ask.main()
-        for name in TINY["models"]:
+        for name in [*TINY["models"], "captions"]:
             learn.main(name)
             answer.main(name)
         table.main()
@@ -214,13 +226,47 @@ def test_a_memory_finds_the_one_frame_that_answers_and_the_last_frame_does_not(s
     folder, _ = studied
     found = {
         name: json.loads((folder / f"metrics/questions/{name}.json").read_text())
-        for name in ("blind", "frame", "memory")
+        for name in ("blind", "frame", "memory", "captions")
     }
+    assert found["captions"]["accuracy"] > 80 and found["captions"]["cost"]["frames"] == 3  # "a", a colour, nothing
     assert found["memory"]["accuracy"] > 80 > found["frame"]["accuracy"]
     assert found["memory"]["ceiling"] == pytest.approx(100 * 18 / 19)
     beside = found["memory"]["groups"]["all"]["beside"]
     assert (beside["blind"], beside["frame"]) == (found["blind"]["accuracy"], found["frame"]["accuracy"])
     assert {"most frequent", "most frequent per question word"} <= beside.keys()
+
+
+def test_a_model_of_captions_knows_nothing_before_the_first_of_them(studied, monkeypatch):
+    from pipeline.language.decoder import load_decoder
+    from studies.questions.videos import read_captions
+
+    folder, _ = studied
+    monkeypatch.chdir(folder)
+    decoder = load_decoder(Path("models/decoder"))
+    video = read_captions(["v70"], *decoder)["v70"]
+    assert video.timestamps[:].tolist() == [0.0, 1.999, 1.999] and not video.embeddings[0].any()
+    assert video.embeddings[1:].any(axis=1).all() and video.embeddings.shape == (3, 32)
+    with pytest.raises(ValueError, match="has no captions of 1 videos that are asked about, as 'gone'"):
+        read_captions(["v70", "gone"], *decoder)
+
+
+def test_pictures_are_videos_of_one_frame(studied, tmp_path, monkeypatch):
+    from pipeline.features import shards
+    from pipeline.features.encoder import schema_of
+    from pipeline.features.encoder import to_table as embeddings_table
+    from studies.questions.learn import read_examples
+
+    rows = pa.table({"video_id": ["p0"], "frame_index": pa.array([0], pa.int32()), "timestamp_s": [0.0]})
+    table = embeddings_table(rows, np.full((1, 8), 3, np.float16), schema_of(8))
+    folder, made = tmp_path / "data/pictures/embeddings", [shards.VideoRows("p0", table)]
+    folder.parent.mkdir(parents=True)
+    shards.update(folder, schema=schema_of(8), shards=1, fingerprints={"p0": "1"}, compute=lambda ids: iter(made))
+    good = {"question": "a then red", "answer": "red"}
+    asked = [good | {"question_id": "a", "video_id": "p0"}, good | {"question_id": "b", "video_id": "v70"}]
+    asking(studied[0], tmp_path, monkeypatch, asked)
+    examples = {one.video_id: one for one in read_examples(["test"], list(COLOURS))["test"]}
+    assert examples.keys() == {"p0", "v70"} and examples["p0"].video.embeddings[:].tolist() == [[3.0] * 8]
+    assert [one.frames for one in examples["p0"].targets] == [1]
 
 
 def test_answers_are_written_as_others_read_them(studied):
