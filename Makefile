@@ -4,6 +4,7 @@
 # make gap       why images and texts of one encoder lie apart, and what it costs: docs/gap.md (minutes, after make demo)
 # make attend    an LSTM that looks at a video net's features: four kinds of attention, and explanations that are scored (after make demo)
 # make questions what glimpses of a video answer, and what a memory of every frame: 6 models -> docs/results.md (after make demo)
+# make vlm       what a vision-language model says of the same videos: docs/vlm.md (after make demo; needs a server, or a model to fetch)
 # make retry     download again what failed for a temporary reason, and update everything downstream
 # make app       caption your own videos on a page: open the address it prints (after make demo)
 # make test      check it: lint, types, tests
@@ -18,7 +19,7 @@
 # shell, and nothing outside it can be removed.
 
 .PHONY: help history demo demo-frames@videos demo-frames@pictures+backbones demo-embed@videos \
-    demo-embed@pictures+pretrain demo-baseline demo-memory plan ablation attend gap questions app retry test lint deps lock clean
+    demo-embed@pictures+pretrain demo-baseline demo-memory plan ablation attend gap questions vlm app retry test lint deps lock clean
 .DELETE_ON_ERROR:
 
 # The first Python that is new enough and can make environments (Debian's python3 without python3-venv cannot). Asked by
@@ -103,6 +104,9 @@ attend: history .venv/installed
 questions: history .venv/installed
 	dvc repro studies/questions/dvc.yaml
 
+vlm: history .venv/installed-vlm
+	dvc repro studies/vlm/dvc.yaml
+
 retry: history .venv/installed
 	@# DVC takes the stages for up to date: nothing changed here, but the network may have.
 	dvc repro --force --single-item download@pictures download@videos
@@ -127,7 +131,7 @@ deps: .venv/installed
 lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
 lock: .venv/bin/python
 	python -m pip install -q uv
-	for name in requirements requirements-dev requirements-ray requirements-s3; do \
+	for name in requirements requirements-dev requirements-ray requirements-s3 requirements-vlm; do \
 	    python -m uv pip compile -q $$name.in -o $$name.txt --python-version 3.11 --universal --fork-strategy fewest \
 	        --override requirements-overrides.txt --no-emit-index-url --no-emit-find-links || exit 1; \
 	done
@@ -151,6 +155,11 @@ INSTALL = python -m pip install -q uv && python -m uv pip install --system-certs
     || python -m pip install --no-deps -r $<
 
 .venv/installed: requirements.txt | .venv/bin/python
+	$(INSTALL)
+	@rm -rf .venv/uv-cache
+	@touch $@
+
+.venv/installed-vlm: requirements-vlm.txt .venv/installed
 	$(INSTALL)
 	@rm -rf .venv/uv-cache
 	@touch $@

@@ -42,7 +42,16 @@ TAKE_LONG = (
         "test_frames",
         "test_memory",
     ),
-    *("test_predict", "test_published", "test_remote", "test_report", "test_safety", "test_streaming", "test_youtube"),
+    *(
+        "test_predict",
+        "test_published",
+        "test_remote",
+        "test_report",
+        "test_safety",
+        "test_streaming",
+        "test_vlm_models",
+        "test_youtube",
+    ),
 )
 
 
