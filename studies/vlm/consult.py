@@ -224,10 +224,10 @@ def requests(study: Study, task: Task, template: str, items: Sequence[Item]) -> 
     for video_id, table in shards.iterate(FRAMES, sorted(of_video), columns) if items else ():
         times = table["timestamp_s"].to_pylist()
         for one in of_video[video_id]:
-            start_s = 0.0 if task == "captions" and study.frames.scope == "video" else one.start_s
+            start_s = 0.0 if task == "captions" and study.shown.scope == "video" else one.start_s
             end_s = times[-1] + 1 if one.end_s is None else one.end_s
             seen = frames_of_segment(start_s, end_s, times)
-            chosen = [seen[i] for i in spread(len(seen), study.frames.count)]
+            chosen = [seen[i] for i in spread(len(seen), study.shown.count)]
             fields = {**one.fields, "start_s": f"{one.start_s:.1f}", "end_s": f"{min(end_s, times[-1]):.1f}"}
             yield Request(
                 one.id,

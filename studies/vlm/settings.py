@@ -41,7 +41,7 @@ class Model(Section):
         return self
 
 
-class Frames(Section):
+class Shown(Section):
     scope: Literal["segment", "video"]
     count: Annotated[int, Field(gt=0, le=4096)]
 
@@ -77,7 +77,7 @@ class Prices(Section):
 
 class Study(Section):
     model: Model
-    frames: Frames
+    shown: Shown
     captions: Asked
     answers: Asked
     temperature: Annotated[float, Field(ge=0, le=10)]
