@@ -25,10 +25,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-import torch
 
+from pipeline.captioner.cost import remembered_bytes
 from pipeline.captioner.generation import caption_batch
-from pipeline.captioner.memory import novel
 from pipeline.captioner.model import Captioner, CaptionerConfig, load_captioner, load_config
 from pipeline.captioner.sequences import collate, make_examples
 from pipeline.dataset.segments import Segment, frames_of_segment, from_table
@@ -127,6 +126,7 @@ def measure(
         )
     cpu_s = (time.process_time() - started) / len(answers)
     low, high = interval(answers)
+    of_segment = frames_of_segment(segment.start_s, segment.end_s, video.timestamps[:].tolist())  # the last one
     return {
         "seconds": seconds,
         "segments": len(answers),
@@ -137,7 +137,7 @@ def measure(
         "in": share([one.right for one in answers if not one.back]),
         "newcomers_said_back": share([one.said_back for one in answers if not one.back]),
         "cpu_s": cpu_s,
-        "mib": remembered_bytes(captioner.config, segment, video) / 2**20,
+        "mib": remembered_bytes(captioner.config, video.embeddings[:], len(of_segment)) / 2**20,
     }
 
 
@@ -183,26 +183,6 @@ def shown_in(scenes: Path) -> dict[str, set[tuple[str, str]]]:
         }
         for video, scene in truth.items()
     }
-
-
-def remembered_bytes(config: CaptionerConfig, segment: Segment, video: VideoEmbeddings) -> int:
-    """What a stream holds when a segment ends: keys, values, embeddings; without a memory, embeddings.
-
-    Where frames are evenly spaced, nobody knows which these are before the end: all that they are taken from are held.
-    """
-    memory, mapper = config.memory, config.mapper
-    if memory is None:
-        frames = 1
-        if config.baseline and config.baseline.kind.several:
-            of_segment = frames_of_segment(segment.start_s, segment.end_s, video.timestamps[:].tolist())
-            frames = len(video.timestamps) if config.baseline.kind.scope == "past" else len(of_segment)
-        return 4 * frames * mapper.embedding_width
-    frames, capacity = len(video.timestamps), memory.capacity(mapper.tokens)
-    held = min(frames, capacity)
-    if memory.write_below is not None and frames > capacity:
-        written = novel(torch.from_numpy(video.embeddings[: frames - capacity].astype(np.float32)), memory.write_below)
-        held += min(int(written.sum()), capacity)
-    return 4 * held * (2 * len(memory.layers) * mapper.tokens * mapper.width + mapper.embedding_width)
 
 
 def share(hits: list[bool]) -> float:

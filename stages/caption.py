@@ -6,14 +6,15 @@ results), and data/retrieved.parquet (the frames that the memory retrieved for e
 """
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
 
 from pipeline.captioner.generation import caption_examples
-from pipeline.captioner.model import load_captioner
-from pipeline.captioner.sequences import make_examples
-from pipeline.dataset.segments import from_table
+from pipeline.captioner.model import Captioner, load_captioner
+from pipeline.captioner.sequences import Example, make_examples
+from pipeline.dataset.segments import Segment, from_table
 from pipeline.device import autocast, choose_device, choose_dtype, keep_freed_memory
 from pipeline.features.embeddings import read_embeddings
 from pipeline.language.decoder import refuse_too_long
@@ -36,18 +37,8 @@ def main() -> None:
 
 def caption(params: Params, finetuned: Path, out: Path) -> str:
     """Caption with the captioner in the folder `finetuned`; returns the stage's closing line."""
-    options = params.caption
-    segments = [segment for segment in from_table(pq.read_table(SEGMENTS)) if segment.split == options.split]
-    if not segments:
-        raise ValueError(f"{SEGMENTS} has no segments of split {options.split!r}; see caption.split in params.yaml")
-    refuse_too_long(DECODER, *params.longest_row())
-    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
-    device = choose_device(params.device)
-    captioner, tokenizer = load_captioner(finetuned, DECODER, dtype=choose_dtype(options.precision, device))
-    examples = make_examples(segments, videos, scope=captioner.config.scope)
-
-    captioner.to(device)
-    torch.manual_seed(params.seed)
+    captioner, tokenizer, segments, examples = prepare(params, finetuned)
+    options, device = params.caption, next(captioner.parameters()).device
     captions = {}
     how = options.model_dump(exclude={"split", "precision"})
     with autocast(options.precision, device), progress.bar(total=len(segments), desc="caption", unit="segment") as bar:
@@ -61,6 +52,22 @@ def caption(params: Params, finetuned: Path, out: Path) -> str:
     return (
         f"caption: {len(captions)} of {len(segments)} segments of split {options.split} captioned by {options.method}"
     )
+
+
+def prepare(params: Params, finetuned: Path) -> tuple[Captioner, Any, list[Segment], list[Example]]:
+    """Captioner and tokenizer, the split's segments, and the examples of those that have embeddings. Seeds torch."""
+    options = params.caption
+    segments = [segment for segment in from_table(pq.read_table(SEGMENTS)) if segment.split == options.split]
+    if not segments:
+        raise ValueError(f"{SEGMENTS} has no segments of split {options.split!r}; see caption.split in params.yaml")
+    refuse_too_long(DECODER, *params.longest_row())
+    videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
+    device = choose_device(params.device)
+    captioner, tokenizer = load_captioner(finetuned, DECODER, dtype=choose_dtype(options.precision, device))
+    examples = make_examples(segments, videos, scope=captioner.config.scope)
+
+    torch.manual_seed(params.seed)
+    return captioner.to(device), tokenizer, segments, examples
 
 
 if __name__ == "__main__":

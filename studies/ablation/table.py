@@ -6,7 +6,7 @@ between two markers: the prose around them is kept.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +19,7 @@ from pipeline.scoring.registry import MAIN, SCORES, headlines, in_tables
 from pipeline.scoring.variants import Difference, Result, Runs, best, curve_by_length, summarize
 from stages import run
 from studies.ablation.settings import CHOICE, OUT, Ablation, load_ablation
+from studies.ablation.variant import COST
 
 RESULTS = Path("studies/ablation/results.csv")
 METRICS = Path("metrics/ablation")
@@ -27,6 +28,13 @@ PLOT = Path("docs/cider_by_length.png")
 TITLE = "# What each setting of the memory does\n\n"  # of a report that is not there yet
 BEGIN, END = "<!-- studies/ablation/table.py writes from here -->", "<!-- to here -->"
 DECIMALS = 4
+COSTS: dict[str, tuple[str, Callable[[float], str]]] = {  # column: its key in cost.json, and how it is shown
+    "weights": ("parameters", lambda n: f"{n / 1e6:.2f} M"),
+    "GFLOP": ("gflop", lambda n: f"{n:.3f}"),
+    "CPU ms": ("cpu_s", lambda s: f"{1000 * s:.0f}"),
+    "held": ("remembered_bytes", lambda n: f"{n / 1024:.1f} KiB"),
+    "training, CPU s": ("training_cpu_s", lambda s: f"{s:.0f}"),
+}
 
 
 def main() -> None:
@@ -123,6 +131,13 @@ def report(ablation: Ablation, runs: Runs, results: Sequence[Result], baseline: 
         f"All segments. The best baseline is `{baseline}`: by {MAIN}, over the seeds, on the {CHOICE} split.",
         table(["variant", "changes", *metrics], rows),
     ]
+    if costs := read_costs(ablation):
+        parts.append(
+            "What that costs: weights of mapper and decoder; of a caption, from stored embeddings on, its arithmetic "
+            "(a multiplication and an addition are two), the CPU seconds of one thread, and what a stream has to hold "
+            "when the segment ends; and the training. Means over the seeds."
+        )
+        parts.append(table(["variant", *COSTS], [[name, *costs[name]] for name in runs if name in costs]))
     for metric in judged:
         rows = [[name, *(beside(found[name, group, metric], baseline) for group in groups)] for name in runs]
         parts.append(f"{metric} by kind of segment, and the interval of the difference to `{baseline}`:")
@@ -133,6 +148,17 @@ def report(ablation: Ablation, runs: Runs, results: Sequence[Result], baseline: 
         parts.append(table(by_kind, rows))
     parts.append(f"![{MAIN} of `{ablation.default}` and `{baseline}` by length of the segment]({PLOT.name})")
     return "\n\n".join(parts)
+
+
+def read_costs(ablation: Ablation) -> dict[str, list[str]]:
+    """The cells of COSTS of every variant whose runs have measured them."""
+    found = {}
+    for variant in ablation.variants:
+        paths = [OUT / variant / f"seed-{seed}" / COST for seed in ablation.seeds]
+        if all(path.is_file() for path in paths):
+            runs = pd.DataFrame([json.loads(path.read_text()) for path in paths]).mean()
+            found[variant] = [show(runs[key]) for key, show in COSTS.values()]
+    return found
 
 
 def changes(ablation: Ablation, variant: str) -> str:

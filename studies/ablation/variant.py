@@ -3,20 +3,28 @@
 Reads studies/ablation/params.yaml, what the stages finetune, caption and evaluate read of data/videos/ and params.yaml,
 models/decoder/, models/encoder/ and of studies/ablation/models/ the seed's own mapper. Writes to
 studies/ablation/out/VARIANT/seed-N/: captions.parquet (.csv, .json), segments.parquet (each segment's scores),
-metrics.json and kinds.csv (the corpus's), coverage.json, curves/ (of the losses). Not the weights. Of a variant without
-memory also val/, the same of the validation split: the best of these is chosen there, not on the test split.
+metrics.json and kinds.csv (the corpus's), coverage.json, cost.json (of a caption, and of the training), curves/ (of the
+losses). Not the weights. Of a variant without memory also val/, the same of the validation split: the best of these is
+chosen there, not on the test split.
 """
 
+import json
+import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import stages
+from pipeline.dataset.annotations import subset_order
+from pipeline.files.aside import write_text
 from pipeline.params import Params
 from studies.ablation.seeds import for_each_seed
 from studies.ablation.settings import CHOICE, OUT, PRETRAINED, load_ablation, params_of
 
 CAPTIONS = "captions.parquet"
+COST = "cost.json"
+COSTED = 20  # videos whose captions it is measured of
 TABLES = ("metrics.json", "coverage.json", "segments.parquet", "kinds.csv")  # as `evaluate` wants them
 
 
@@ -36,13 +44,27 @@ def run(variant: str, params: Params, seed: int) -> str:
 
     out = OUT / variant / f"seed-{seed}"
     with TemporaryDirectory() as weights:
+        started = time.process_time()
         finetune(params, Path(weights), out / "curves", PRETRAINED / f"seed-{seed}")
+        training_cpu_s = time.process_time() - started
         caption(params, Path(weights), out / CAPTIONS)
+        write_text(out / COST, json.dumps(cost(params, Path(weights)) | {"training_cpu_s": training_cpu_s}) + "\n")
         if not params.memory.enabled:
             on_choice = params.on_split(CHOICE)
             caption(on_choice, Path(weights), out / CHOICE / CAPTIONS)
             evaluate(on_choice, *(out / CHOICE / name for name in (CAPTIONS, *TABLES)))
         return evaluate(params, *(out / name for name in (CAPTIONS, *TABLES)))
+
+
+def cost(params: Params, weights: Path) -> dict[str, float]:
+    """Of captioning some test videos (`pipeline.captioner.cost.Cost`)."""
+    from pipeline.captioner.cost import measure
+    from stages.caption import prepare
+
+    captioner, tokenizer, segments, examples = prepare(params, weights)
+    chosen = set(subset_order({segment.video_id for segment in segments})[:COSTED])
+    some = [example for example in examples if example.targets[0].segment.video_id in chosen]
+    return asdict(measure(captioner, tokenizer, some, **params.caption.model_dump(exclude={"split", "precision"})))
 
 
 if __name__ == "__main__":

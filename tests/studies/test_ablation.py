@@ -82,7 +82,7 @@ def test_a_variant_that_cannot_be_is_refused_naming_the_key(tmp_path, changes, m
         ("default: memory", "default: mine", r"default: found 'mine', expected one of last, memory"),
         ("[0, 1]", "[0, 0]", r"seeds: found \[0, 0\], expected each once"),
         ("[0, 1]", "[]", r"seeds: found \[\]"),
-        ("default:", "defualt:", r"defualt: found 'memory'"),
+        ("default:", "defualt:", r"defualt: unknown section; remove it or correct its spelling"),
         ("  last: {memory.enabled: false, baseline.frames: last, baseline.count: 1}\n", "", r"no baseline among them"),
         ("  last:", "  ../last:", r"variants\.\.\./last"),
     ],
@@ -232,6 +232,18 @@ def test_the_report_has_every_variant_and_its_intervals(scored):
     assert row.over_mean == pytest.approx(memory - mean, abs=1)
     assert row.over_mean_low < row.over_mean < row.over_mean_high
     assert row.over_mean_p <= row.over_mean_p_holm < 0.05
+
+
+def test_the_report_has_the_costs_of_variants_that_were_measured(scored):
+    write_scores(lambda name, at: 10.0 * at, CHOICE)
+    for seed, gflop in enumerate((0.1, 0.2, 0.3)):
+        costs = {"parameters": 2_500_000, "gflop": gflop, "cpu_s": 0.05, "remembered_bytes": 2048}
+        (table.OUT / f"memory/seed-{seed}/cost.json").write_text(json.dumps(costs | {"training_cpu_s": 449.4}))
+    (table.OUT / "mean/seed-0/cost.json").write_text("{}")  # of one seed only
+    table.main()
+    [row] = re.findall(r"^\| `memory` \| 2\.50 M.*", table.REPORT.read_text(), re.MULTILINE)
+    assert row == "| `memory` | 2.50 M | 0.200 | 50 | 2.0 KiB | 449 |"
+    assert "| `mean` | 2.50" not in table.REPORT.read_text()
 
 
 def test_each_variant_has_its_figures_as_json_and_none_that_is_gone(scored):
@@ -402,6 +414,7 @@ def test_a_repro_ends_with_scores_of_every_seed_and_a_report(project):
     assert len(log_probs) == 4  # four different models
     report = (project.folder / "docs/results.md").read_text()
     assert "6 segments of 3 videos, training seeds 0, 1." in report and "facts" in report
+    assert re.search(r"\| `memory` \| \d\.\d\d M \| \d\.\d{3} \|", report) and "training, CPU s" in report
     assert (project.folder / "docs/cider_by_length.png").is_file()
     shown = json.loads(project.dvc("metrics", "show", "--json"))[""]["data"]
     mean = np.mean([scores["memory", seed].facts.mean() for seed in (0, 1)])
