@@ -29,11 +29,10 @@ from bench.usage import cpu_s
 from pipeline.dataset import ledger, verdict
 from pipeline.dataset.verdict import Row
 from pipeline.device import choose_dtype
-from pipeline.features import encoder, frames, shards
+from pipeline.features import encoder, frame_rows, frames, shards
 from pipeline.features.encoder import Preprocess
 from pipeline.features.frames import Sampling, Source
 from pipeline.features.shards import VideoRows
-from stages.frames import known_of
 
 SAMPLING = Sampling(fps=5, short_side_px=224, jpeg_quality=3)  # profiles/activitynet.yaml
 SIZES = (20, 2_000, 20_000, 1_000_000, 10_000_000, 100_000_000)
@@ -196,7 +195,7 @@ def measure_books(videos: int) -> dict[str, float]:
 def read_books(path: Path) -> tuple[dict[str, Row], dict[str, str]]:
     """What the stage `frames` holds of every video."""
     rows = ledger.read(path)
-    return rows, frames.fingerprints({video_id: known_of(row) for video_id, row in rows.items()}, SAMPLING)
+    return rows, frame_rows.fingerprints(rows, SAMPLING)
 
 
 def scaled(videos: int, rates: dict[str, float], options: argparse.Namespace) -> dict[str, float]:

@@ -9,20 +9,16 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from pipeline.backbones import fetched, small_clip, small_gpt2, training_data
-from pipeline.backbones.kept import keep_or_make, request
+from pipeline.backbones import provided
+from pipeline.backbones.training_data import read_captions, read_pictures
 from pipeline.device import choose_device
-from pipeline.features.encoder import save_encoder
-from pipeline.language.decoder import refuse_too_long, save_decoder
+from pipeline.language.decoder import refuse_too_long
 from pipeline.params import Params, load_params
-from pipeline.process import progress
-from pipeline.process.terminal import printable
 from stages import run
 
 ENCODER = Path("models/encoder")
 DECODER = Path("models/decoder")
 FRAMES = Path("data/pictures/frames")
-PACKAGES = ("torch", "open_clip_torch", "transformers", "tokenizers")  # whose versions a training depends on
 SEGMENTS = {dataset: Path(f"data/{dataset}/segments.parquet") for dataset in ("pictures", "videos")}
 
 
@@ -36,60 +32,24 @@ def main() -> None:
 
 
 def make_encoder(params: Params) -> str:
-    chosen = params.backbones.encoder
+    chosen, builtin = params.backbones.encoder, params.backbones.builtin
     if chosen.source == "open_clip":
-
-        def fetch(folder: Path) -> str:
-            progress.begin_hub_download(f"encoder {printable(chosen.model)}")
-            activation = fetched.fetch_encoder(folder, chosen.model, chosen.pretrained, chosen.activation)
-            return f"{chosen.model} {chosen.pretrained} fetched (activation: {activation})"
-
-        return keep_or_make(ENCODER, request(fetched, chosen.model_dump(), file=chosen.pretrained), fetch)
-
-    pictures = {split: training_data.read_pictures(SEGMENTS["pictures"], FRAMES, split) for split in ("train", "val")}
+        return provided.fetched_encoder(ENCODER, chosen)
+    pictures = {split: read_pictures(SEGMENTS["pictures"], FRAMES, split) for split in ("train", "val")}
     if not pictures["train"]:
         raise ValueError("data/pictures has no training pictures with captions, which the built-in encoder learns from")
-    settings = params.backbones.builtin.encoder_settings() | {"seed": params.seed}
-
-    def make(folder: Path) -> str:
-        device = choose_device(params.device)
-        made = small_clip.train_encoder(pictures["train"], pictures["val"], **settings, device=device)
-        save_encoder(folder, made.config, made.model)
-        return (
-            f"trained on {len(pictures['train'])} pictures, loss {made.loss:.3f}, "
-            f"finds the caption of {made.top1:.0%} of {len(pictures['val'])} held-out ones"
-        )
-
-    data = training_data.digest_of_pictures(pictures)
-    return keep_or_make(ENCODER, request(small_clip, settings, data=data, packages=PACKAGES), make)
+    settings = builtin.encoder_settings() | {"seed": params.seed}
+    return provided.trained_encoder(ENCODER, pictures, settings, choose_device(params.device))
 
 
 def make_decoder(params: Params) -> str:
-    chosen = params.backbones.decoder
+    chosen, builtin = params.backbones.decoder, params.backbones.builtin
     if chosen.source == "huggingface":
-
-        def fetch(folder: Path) -> str:
-            progress.begin_hub_download(f"decoder {printable(chosen.name)}")
-            adapts = "lora" in (params.pretrain.decoder, params.finetune.decoder)
-            fetched.fetch_decoder(folder, chosen.name, params.lora if adapts else None)
-            return f"{chosen.name} fetched"
-
-        return keep_or_make(DECODER, request(fetched, chosen.model_dump(), file=chosen.name), fetch)
-
-    captions = {split: training_data.read_captions(SEGMENTS.values(), split) for split in ("train", "val")}
-    settings = params.backbones.builtin.decoder_settings() | {"seed": params.seed}
-
-    def make(folder: Path) -> str:
-        device = choose_device(params.device)
-        made = small_gpt2.train_decoder(captions["train"], captions["val"], **settings, device=device)
-        save_decoder(folder, made.model, made.tokenizer)
-        return (
-            f"trained on {sum(map(len, captions['train']))} captions, loss {made.loss:.3f}, "
-            f"perplexity {made.perplexity:.2f} on {sum(map(len, captions['val']))} held-out ones"
-        )
-
-    data = training_data.digest_of_captions(captions)
-    return keep_or_make(DECODER, request(small_gpt2, settings, data=data, packages=PACKAGES), make)
+        adapts = "lora" in (params.pretrain.decoder, params.finetune.decoder)
+        return provided.fetched_decoder(DECODER, chosen, params.lora if adapts else None)
+    captions = {split: read_captions(SEGMENTS.values(), split) for split in ("train", "val")}
+    settings = builtin.decoder_settings() | {"seed": params.seed}
+    return provided.trained_decoder(DECODER, captions, settings, choose_device(params.device))
 
 
 if __name__ == "__main__":

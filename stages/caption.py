@@ -40,9 +40,9 @@ def caption(params: Params, finetuned: Path, out: Path) -> str:
     captioner, tokenizer, segments, examples = prepare(params, finetuned)
     options, device = params.caption, next(captioner.parameters()).device
     captions = {}
-    how = options.model_dump(exclude={"split", "precision"})
+    generation = options.model_dump(exclude={"split", "precision"})
     with autocast(options.precision, device), progress.bar(total=len(segments), desc="caption", unit="segment") as bar:
-        for made in caption_examples(captioner, tokenizer, examples, **how):
+        for made in caption_examples(captioner, tokenizer, examples, **generation):
             captions.update(made)
             bar.update(len(made))
     write_captions(out, segments, captions)

@@ -18,8 +18,8 @@ from pipeline.dataset.annotations import SPLITS
 from pipeline.dataset.ledger import Journal
 from pipeline.dataset.segments import to_table
 from pipeline.dataset.sources import directory
-from pipeline.dataset.sources.chosen import annotation_files, source_of
-from pipeline.dataset.sources.subset import fetch_subset, refuse_empty_split, refuse_failures
+from pipeline.dataset.sources.chosen import UNFINISHED, annotation_files, source_of
+from pipeline.dataset.sources.subset import fetch_subset, refuse_empty_splits, refuse_failures, remove_abandoned
 from pipeline.files.aside import aside
 from pipeline.params import Dataset, load_params
 from pipeline.process.terminal import message
@@ -29,7 +29,7 @@ from stages import run
 def main(dataset: Dataset) -> None:
     params = load_params()
     own, out = params.download[dataset], Path("data") / dataset
-    videos, rendered, unfinished = out / "media", out / ".rendered", out / ".partial"
+    videos, rendered = out / "media", out / ".rendered"
     videos.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(rendered, ignore_errors=True)  # a killed run's
     try:
@@ -53,13 +53,11 @@ def main(dataset: Dataset) -> None:
         journal.finish(fetched.rows)
     finally:
         shutil.rmtree(rendered, ignore_errors=True)
-    if unfinished.exists():
-        still = (unfinished / row.video_id for row in fetched.rows if row.status == "unavailable")
-        directory.remove_all_but(still, unfinished)
+    remove_abandoned(out / UNFINISHED, fetched.rows)
     refuse_failures(fetched, own.max_failed_fraction, dataset)
-    for split in SPLITS:
-        if files.get(split) and own.limit[split] != 0:
-            refuse_empty_split(split, fetched, splits, files[split], dataset)
+    refuse_empty_splits(
+        {split: files.get(split) for split in SPLITS if own.limit[split] != 0}, fetched, splits, dataset
+    )
     table = to_table(fetched.segments, expected={split: fetched.expected[split] for split in SPLITS})
     with aside(out / "segments.parquet") as written:
         pq.write_table(table, written)

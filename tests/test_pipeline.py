@@ -36,8 +36,9 @@ STAGES = [
 class Project:
     """A clone of this repository with a params file of its own, committed."""
 
-    def __init__(self, folder: Path, values: dict) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, values: dict, python: Path) -> None:
+        """python: the folder of a `python` that runs stages without importing everything again (tests/forking.py)."""
+        self.folder, self.python = folder, python
         files = subprocess.run(
             ["git", "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True
         )
@@ -57,15 +58,15 @@ class Project:
         self.git("add", "-A")
         self.git("commit", "-qm", "state", "--allow-empty")
 
-    def dvc(self, *arguments: str) -> str:
+    def dvc(self, *arguments: str, forked: bool = False) -> str:
         """Standard output; fails with everything that was printed."""
-        done = self.run(*arguments)
+        done = self.run(*arguments, python=self.python if forked else Path(sys.executable).parent)
         assert done.returncode == 0, f"dvc {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def run(self, *arguments: str, python: Path = Path(sys.executable).parent) -> "subprocess.CompletedProcess[str]":
         names = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        path = f"{python}{os.pathsep}{os.environ['PATH']}"
         return subprocess.run(
             [sys.executable, "-m", "dvc", *arguments],
             cwd=self.folder,
@@ -90,12 +91,12 @@ def digests(folder: Path, outs: list[str]) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Project:
+def project(tmp_path_factory, forking) -> Project:
     """Reproduced from nothing."""
     folder = tmp_path_factory.mktemp("project") / "a b (c) 'd"  # people's folders are called anything
     folder.mkdir()
-    project = Project(folder, TINY)
-    assert sorted(ran(project.dvc("repro"))) == sorted(STAGES)
+    project = Project(folder, TINY, forking.path)
+    assert sorted(ran(project.dvc("repro", forked=True))) == sorted(STAGES)
     project.commit()
     return project
 
@@ -125,7 +126,7 @@ def test_a_run_by_hand_gives_the_same_bytes_and_writes_through_no_link_into_a_ca
         os.link(cached / str(number), tmp_path / name)
     for stage in STAGES:
         running = forking.start(Path.cwd(), tmp_path, [stage.split("@")])
-        assert running.wait().status == 0, f"{stage}\n{running.said}"
+        assert running.wait().status == 0, f"{stage}\n{running.output}"
     assert digests(tmp_path, outs) == digests(project.folder, outs)
     assert {path.read_text() for path in cached.iterdir()} == {"of an earlier run"}
 
@@ -151,11 +152,12 @@ def test_a_second_repro_has_nothing_to_do(project):
 
 
 def test_experiments_rerun_what_they_change_and_can_be_compared(project):
-    for name, *changes in (
-        ("memory", "-S", "memory.k=3"),
-        ("baseline", "-S", "memory.enabled=false", "-S", "caption.method=sample"),
+    for name, forked, *changes in (
+        ("memory", False, "-S", "memory.k=3"),
+        ("baseline", True, "-S", "memory.enabled=false", "-S", "caption.method=sample"),
     ):
-        assert ran(project.dvc("exp", "run", "-n", name, *changes)) == ["finetune", "caption", "evaluate"]
+        output = project.dvc("exp", "run", "-n", name, *changes, forked=forked)
+        assert ran(output) == ["finetune", "caption", "evaluate"]
     diff = project.dvc("metrics", "diff", "baseline", "memory")
     assert re.search(r"metrics.captions\.json +BLEU-1 +\d", diff)
 

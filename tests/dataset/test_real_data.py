@@ -40,7 +40,7 @@ def test_real_pictures_and_videos_go_all_the_way(real_data, forking, tmp_path):
     write_params(tmp_path / "params.yaml", Path("profiles/own.yaml"), values)
     for stage in STAGES:
         running = forking.start(Path.cwd(), tmp_path, [stage.split()])
-        assert running.wait().status == 0, f"{stage}\n{running.said}"
+        assert running.wait().status == 0, f"{stage}\n{running.output}"
 
     ledger = pd.read_parquet(tmp_path / "data/videos/ledger.parquet").set_index("video_id")
     assert ledger.status["v_broken"] == "corrupt" and ledger.status["v_gone"] == "missing"

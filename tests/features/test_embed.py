@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.features import shards
-from pipeline.features.encoder import schema_of
+from pipeline.device import choose_dtype
+from pipeline.features import encoder, shards
+from pipeline.features.encoder import load_encoder, schema_of
 from pipeline.features.shards import VideoRows
 from stages import embed
 from tests.random_clip import write_random_clip
@@ -102,13 +103,10 @@ def test_rows_say_when_each_frame_was_and_what_the_encoder_made_of_it(here):
     assert table.schema.equals(schema_of(24))
     assert table["frame_index"].to_pylist() == list(range(9))
     assert table["timestamp_s"].to_pylist() == [i / 5 for i in range(9)]
-    encoder = embed.encoder.load_encoder(embed.ENCODER, device=torch.device("cpu"), dtype=embed_dtype())
-    wanted = encoder.embed([picture(f"v_a 0 {i}") for i in range(9)], batch_size=8)
-    assert np.array_equal(np.stack(table["embedding"].to_numpy()), wanted)
-
-
-def embed_dtype():
-    return embed.choose_dtype("auto", torch.device("cpu"))
+    device = torch.device("cpu")
+    loaded = load_encoder(embed.ENCODER, device=device, dtype=choose_dtype("auto", device))
+    expected = loaded.embed([picture(f"v_a 0 {i}") for i in range(9)], batch_size=8)
+    assert np.array_equal(np.stack(table["embedding"].to_numpy()), expected)
 
 
 def test_a_video_without_frames_keeps_its_reason(here):
@@ -121,7 +119,7 @@ def test_a_video_without_frames_keeps_its_reason(here):
 def test_nothing_new_loads_no_encoder(here, monkeypatch, capsys):
     write_frames(here / "data/pictures/frames", VIDEOS)
     embed.main("pictures")
-    monkeypatch.setattr(embed.encoder, "load_encoder", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(encoder, "load_encoder", lambda *_, **__: pytest.fail("loaded"))
     embed.main("pictures")
     assert f"(0 embedded, {len(VIDEOS)} kept, 0 removed, 0 without frames)" in capsys.readouterr().out
 

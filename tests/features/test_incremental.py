@@ -218,7 +218,7 @@ def play(ground: Ground, history: History) -> Counter[int]:
         if status == 0:
             commit(folder, cached)
     last = ground.start(folder, worlds[-1])
-    assert (last.wait().status, beside.wait().status) == (0, 0), last.said + beside.said
+    assert (last.wait().status, beside.wait().status) == (0, 0), last.output + beside.output
     found, wanted = outs(folder), outs(clean)
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if found[name] != wanted[name]] == []
@@ -262,5 +262,5 @@ def test_one_more_video_is_one_video_decoded_and_one_embedded(ground):
     ground.change(folder, world, more)
     running = ground.start(folder, more)
     assert running.wait().status == 0
-    assert "(1 sampled, 3 kept, 0 removed, 0 dropped)" in running.said
-    assert "(1 embedded, 3 kept, 0 removed, 0 without frames)" in running.said
+    assert "(1 sampled, 3 kept, 0 removed, 0 dropped)" in running.output
+    assert "(1 embedded, 3 kept, 0 removed, 0 without frames)" in running.output

@@ -290,8 +290,9 @@ TINY_PARAMS = {
 class Project:
     """The ablation alone: what it reads of the main pipeline lies there as files that no stage makes."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, python: Path) -> None:
+        """python: the folder of a `python` that runs stages without importing everything again (tests/forking.py)."""
+        self.folder, self.python = folder, python
         for name in ("pipeline", "stages", "studies"):
             shutil.copytree(name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "out", "dvc.lock"))
         (folder / "docs").mkdir()
@@ -304,8 +305,9 @@ class Project:
             subprocess.run(["git", *command], cwd=folder, check=True)
         self.dvc("init", "-q")
 
-    def dvc(self, *arguments: str) -> str:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    def dvc(self, *arguments: str, forked: bool = False) -> str:
+        python = self.python if forked else Path(sys.executable).parent
+        path = f"{python}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             [sys.executable, "-m", "dvc", *arguments],
             cwd=self.folder,
@@ -391,14 +393,10 @@ def make_inputs(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Project:
-    project = Project(tmp_path_factory.mktemp("ablation"))
-    assert sorted(ran(project.dvc("repro", "studies/ablation/dvc.yaml"))) == [
-        "pretrained",
-        "table",
-        "variant@last",
-        "variant@memory",
-    ]
+def project(tmp_path_factory, forking) -> Project:
+    project = Project(tmp_path_factory.mktemp("ablation"), forking.path)
+    output = project.dvc("repro", "studies/ablation/dvc.yaml", forked=True)
+    assert sorted(ran(output)) == ["pretrained", "table", "variant@last", "variant@memory"]
     return project
 
 

@@ -13,6 +13,7 @@ from pipeline.dataset.sources.youtube import Youtube
 from pipeline.params import DownloadParams, Params
 
 Files = Mapping[str, list[Path]]  # the annotation files of every split
+UNFINISHED = ".partial"  # the folder beside a dataset's media where downloads go on from where they broke off
 DVC_EXPERIMENTS = "/.dvc/tmp/exps/"  # where --temp and --queue run
 
 
@@ -48,7 +49,7 @@ def source_of(own: DownloadParams, params: Params, out: Path, rendered: Path, vi
     Args:
         video_ids: of all videos that may be fetched.
     """
-    videos, unfinished = out / "media", out / ".partial"
+    videos, unfinished = out / "media", out / UNFINISHED
     match own.source:
         case "shapes":
             return Directory(videos, dict.fromkeys(SPLITS, rendered / builtin.MEDIA), move=True, name="shapes")

@@ -11,6 +11,7 @@ from pipeline.dataset import ledger
 from pipeline.dataset.annotations import Annotation, subset_order
 from pipeline.dataset.ledger import Journal
 from pipeline.dataset.segments import Segment, references_of, segments_of
+from pipeline.dataset.sources.directory import remove_all_but
 from pipeline.dataset.verdict import Row
 from pipeline.process import progress
 
@@ -137,15 +138,15 @@ def _add(done: Fetched, row: Row, annotations: Sequence[Annotation], split: str,
 
 def refuse_failures(fetched: Fetched, max_failed_fraction: float, dataset: str) -> None:
     """Raises ValueError if more videos failed than allowed, or all of them."""
-    failed, wanted = fetched.failed(), [row for row in fetched.rows if row.status != "skipped"]
+    failed, requested = fetched.failed(), [row for row in fetched.rows if row.status != "skipped"]
     where = f"data/{dataset}/ledger.parquet has every video's reason"
     if not fetched.segments:
-        why = fetched.reasons_of(wanted) or "the annotations name none"
+        why = fetched.reasons_of(requested) or "the annotations name none"
         raise ValueError(f"no video is usable: {why}; {where}")
-    if len(failed) > max_failed_fraction * len(wanted):
+    if len(failed) > max_failed_fraction * len(requested):
         again = sum(row.status == "unavailable" for row in failed)
         raise ValueError(
-            f"{len(failed)} of {len(wanted)} videos failed, {len(failed) / len(wanted):.1%}; "
+            f"{len(failed)} of {len(requested)} videos failed, {len(failed) / len(requested):.1%}; "
             f"download.{dataset}.max_failed_fraction in params.yaml allows {max_failed_fraction:.1%}: "
             f"{fetched.reasons_of(failed)}; {where}."
             + (f" {again} of these failures are temporary: try again with `make retry`." if again else "")
@@ -153,26 +154,35 @@ def refuse_failures(fetched: Fetched, max_failed_fraction: float, dataset: str) 
         )
 
 
-def refuse_empty_split(
-    split: str, fetched: Fetched, splits: Mapping[str, str], files: Sequence[Path], dataset: str
+def refuse_empty_splits(
+    files: Mapping[str, Sequence[Path] | None], fetched: Fetched, splits: Mapping[str, str], dataset: str
 ) -> None:
     """Raises ValueError if nothing is left of a split that has annotation files; training would only fail hours later.
 
     Args:
+        files: the annotation files of the splits that must not be empty.
         splits: split by video id.
     """
-    if any(segment.split == split for segment in fetched.segments):
-        return
-    rows = [row for row in fetched.rows if splits[row.video_id] == split]
-    if rows:
-        why = f"{fetched.reasons_of(rows)}; data/{dataset}/ledger.parquet has every video's reason"
-    else:
-        why = (
-            "its files name no videos, or only videos that other splits name too, and a video belongs to one split "
-            "(a hash decides which): give each split videos of its own"
+    left = {segment.split for segment in fetched.segments}
+    for split, paths in files.items():
+        if not paths or split in left:
+            continue
+        rows = [row for row in fetched.rows if splits[row.video_id] == split]
+        if rows:
+            why = f"{fetched.reasons_of(rows)}; data/{dataset}/ledger.parquet has every video's reason"
+        else:
+            why = (
+                "its files name no videos, or only videos that other splits name too, and a video belongs to one split "
+                "(a hash decides which): give each split videos of its own"
+            )
+        names = ", ".join(map(str, paths))
+        raise ValueError(
+            f"no video of split {split!r} ({names}) is usable: {why}; or take the file out of "
+            f"download.{dataset}.annotations.{split} in params.yaml"
         )
-    names = ", ".join(map(str, files))
-    raise ValueError(
-        f"no video of split {split!r} ({names}) is usable: {why}; or take the file out of "
-        f"download.{dataset}.annotations.{split} in params.yaml"
-    )
+
+
+def remove_abandoned(unfinished: Path, rows: Iterable[Row]) -> None:
+    """Remove begun downloads from the folder `unfinished`, except of videos that may be available another time."""
+    if unfinished.exists():
+        remove_all_but((unfinished / row.video_id for row in rows if row.status == "unavailable"), unfinished)
