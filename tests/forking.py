@@ -176,7 +176,12 @@ def serve(modules: list[str]) -> None:
 
 
 def fork(
-    tree: str, folder: str, modules: list[list[str]], before: int | None, output: str, environment: dict[str, str] | None
+    tree: str,
+    folder: str,
+    modules: list[list[str]],
+    before: int | None,
+    output: str,
+    environment: dict[str, str] | None,
 ) -> None:
     os.setpgid(0, 0)
     os.chdir(folder)
