@@ -91,8 +91,8 @@ def run_stages(forking: Forking, folder: Path) -> dict[str, Any]:
     for stage in STAGES:
         running = forking.start(ROOT, folder, [[stage, "videos"]])
         ended = running.wait()
-        assert ended.status == 0, running.said
-        output += running.said
+        assert ended.status == 0, running.output
+        output += running.output
         cpu_s[f"{stage}_cpu_s"] = round(ended.cpu_s, 2)
     after = shards_of(folder)
     written = {path: size for path, (size, *_) in after.items() if before.get(path) != after[path]}

@@ -173,9 +173,15 @@ def test_the_bench_of_the_demo_tells_what_each_stage_takes_and_how_much_of_it_is
     (project / "stages").mkdir(parents=True)
     (project / "stages/__init__.py").touch()
     start = "import os, sys, time\nif '--help' in sys.argv: sys.exit()\n"
-    burn = "while time.process_time() < 1: pass\nwhile not os.path.exists('rested'): time.sleep(0.1)\ntime.sleep(1)\n"
-    (project / "stages/burn.py").write_text(start + burn)  # ends a second after the other, however fast DVC starts it
-    (project / "stages/rest.py").write_text(f"{start}time.sleep(1.5)\nopen('rested', 'w')\n")
+    # Each waits for the other: `rest` ends after `burn` has begun, and `burn` after `rest` has been measured.
+    burn = """
+from pathlib import Path
+Path("begun").touch()
+while time.process_time() < 1: pass
+while not any("stages.rest" in one.read_text() for one in Path(os.environ["MEASURED"]).iterdir()): time.sleep(0.1)
+"""
+    (project / "stages/burn.py").write_text(start + burn)
+    (project / "stages/rest.py").write_text(f"{start}while not os.path.exists('begun'): time.sleep(0.1)\n")
     (project / "dvc.yaml").write_text("stages: {burn: {cmd: python -m stages.burn coco}}\n")
     (project / "Makefile").write_text(
         "export PATH := $(CURDIR)/.venv/bin:$(PATH)\n"

@@ -14,17 +14,23 @@ STUB = """#!/usr/bin/env bash
 # A Python that makes environments of itself and installs nothing.
 case "$1 $2" in
     "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
-    "-m uv") mkdir -p "$UV_CACHE_DIR" && touch "$UV_CACHE_DIR/package" && echo "uv $*" >> said ;;
+    "-m uv") mkdir -p "$UV_CACHE_DIR" && touch "$UV_CACHE_DIR/package" && echo "uv $*" >> output ;;
     "-c "*) exec "{python}" "$@" ;;
 esac
 """
 
 DVC = """#!/usr/bin/env bash
-# Notes when it was asked for what, and takes a while.
-echo "begin $*" >> said
+# Notes what it is asked for. What is to run beside another command waits until that has begun as well, or fails.
+echo "begin $*" >> output
 case "$*" in *--temp*) echo "Reproducing experiment" ;; *"$REFUSED"*) echo "boom"; exit 1 ;; esac
-sleep 1
-echo "end $*" >> said
+case "$*" in *--single-item* | "exp run"* | *" exp run"*)
+    for _ in {1..3000}; do
+        (($(grep -cE '^begin .*(--single-item|exp run)' output) % 2)) || break
+        sleep 0.1
+    done
+esac
+(($(grep -cE '^begin .*(--single-item|exp run)' output) % 2)) && exit 1
+echo "end $*" >> output
 """
 
 
@@ -65,7 +71,7 @@ def test_in_a_folder_of_any_name_make_does_its_work_and_touches_nothing_outside(
         assert all(path.read_text() == "mine" for path in foreign), target
         assert (clone / ".venv").exists() == (target not in ("help", "clean")), target
         assert not (clone / ".venv/uv-cache").exists()
-    assert len((clone / "said").read_text().splitlines()) == 2 + 5  # two sets installed, five pinned
+    assert len((clone / "output").read_text().splitlines()) == 2 + 5  # two sets installed, five pinned
     assert not list(clone.glob("[!d]*/__pycache__"))
     left = {path.name for path in clone.parent.iterdir()} | {path.name for path in tmp_path.iterdir()}
     assert left == {clone.name, clone.parent.name, "bin", *(folder.name for folder in words)}
@@ -88,9 +94,9 @@ def installed(clone) -> Path:
 def test_the_demo_runs_side_by_side_what_needs_nothing_of_each_other(installed):
     done = make(installed, "demo", REFUSED="nothing")
     assert done.returncode == 0, done.stderr
-    said = (installed / "said").read_text().splitlines()
-    commands = [line.removeprefix("begin ") for line in said if line.startswith("begin ")]
-    at = {command: (said.index(f"begin {command}"), said.index(f"end {command}")) for command in commands}
+    noted = (installed / "output").read_text().splitlines()
+    commands = [line.removeprefix("begin ") for line in noted if line.startswith("begin ")]
+    at = {command: (noted.index(f"begin {command}"), noted.index(f"end {command}")) for command in commands}
     pairs = [
         ("repro --single-item frames@videos", "repro --single-item frames@pictures backbones"),
         ("repro --single-item embed@videos", "repro --single-item embed@pictures pretrain"),
@@ -99,7 +105,7 @@ def test_the_demo_runs_side_by_side_what_needs_nothing_of_each_other(installed):
     before = at["repro download@pictures download@videos"][1]
     for pair in pairs:
         begun, ended = zip(*(times for command, times in at.items() if command.endswith(pair)), strict=True)
-        assert len(begun) == 2 and before < min(begun) and max(begun) < min(ended), said
+        assert len(begun) == 2 and before < min(begun) and max(begun) < min(ended), noted
         before = max(ended)
     assert before < at["metrics diff baseline memory"][0]
 
@@ -107,9 +113,9 @@ def test_the_demo_runs_side_by_side_what_needs_nothing_of_each_other(installed):
 def test_the_demo_shows_what_failed_beside_what_is_shown_and_ends(installed):
     done = make(installed, "demo", REFUSED="embed@videos")
     assert done.returncode and "boom" in done.stderr and "boom" not in done.stdout
-    said = (installed / "said").read_text()
-    assert "end --wait-for-lock repro --single-item embed@pictures pretrain" in said
-    assert "-n baseline" not in said and "-n memory" not in said
+    noted = (installed / "output").read_text()
+    assert "end --wait-for-lock repro --single-item embed@pictures pretrain" in noted
+    assert "-n baseline" not in noted and "-n memory" not in noted
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "ablation", "retry"])

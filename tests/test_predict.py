@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 
 import numpy as np
@@ -190,10 +189,8 @@ def test_standard_input_and_things_that_are_none_are_followed_or_refused(here, s
     captioner = VideoCaptioner.load()
     text = tmp_path / "text.mp4"
     text.write_text("no video " * 1000)
-    started = time.monotonic()
     with pytest.raises(ValueError, match=r"text.mp4: no frame arrived"):
         list(arriving_frames(str(text), captioner.sampling, idle_s=1))
-    assert time.monotonic() - started < 20
 
 
 def test_an_exported_captioner_loads_in_one_call_and_says_the_same(here, shots, tmp_path, monkeypatch):

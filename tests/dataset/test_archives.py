@@ -302,7 +302,7 @@ def test_a_run_that_was_killed_asks_only_for_what_is_missing(hub, ask, site, mak
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    videos, until = tmp_path / "data" / "videos" / "media", time.monotonic() + 60
+    videos, until = tmp_path / "data" / "videos" / "media", time.monotonic() + 300
     while not len(list(videos.glob("*.mp4"))) >= 2 and time.monotonic() < until:
         time.sleep(0.02)
     os.killpg(killed.pid, signal.SIGKILL)

@@ -240,7 +240,7 @@ def test_a_file_that_was_killed_goes_on_where_it_was(site, tmp_path, large):
         f"fetch_file({site.url + '/x.zip'!r}, Path({str(target)!r}), md5=None, **how)"
     )
     killed = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True)
-    partial, until = tmp_path / "x.zip.part", time.monotonic() + 60
+    partial, until = tmp_path / "x.zip.part", time.monotonic() + 300
     while not (partial.exists() and partial.stat().st_size) and time.monotonic() < until:
         time.sleep(0.02)
     os.killpg(killed.pid, signal.SIGKILL)

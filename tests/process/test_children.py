@@ -13,7 +13,8 @@ from pipeline.process import children
 from pipeline.process.children import MachineFault
 
 SLEEP = ["sleep", "1000"]
-# A parent that says its child's process id, and then does what the test wants.
+LIMIT_S = 120  # of what happens at once, on a machine that is busy with other things
+# A parent that prints its child's process id, and then does what the test needs.
 PARENT = """
 import os, signal, sys, threading, time
 from pipeline.process import children
@@ -30,8 +31,8 @@ def lives(pid: int) -> bool:
         return False
 
 
-def ends(pid: int, within_s: float = 5) -> bool:
-    deadline = time.monotonic() + within_s
+def ends(pid: int) -> bool:
+    deadline = time.monotonic() + LIMIT_S
     while lives(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not lives(pid)
@@ -49,7 +50,6 @@ def parent(then: str) -> tuple["subprocess.Popen[str]", int]:
 def test_a_child_ends_with_its_parent_whatever_ends_it(sent):
     process, child = parent("time.sleep(1000)")
     with process:
-        time.sleep(0.05)
         assert lives(child)
         process.send_signal(sent)
         process.wait()
@@ -85,11 +85,11 @@ def test_a_fork_has_children_of_its_own():
         os.kill(other, signal.SIGKILL)
 
 
-def test_children_end_when_they_are_told_to_and_others_can_be_started():
+def test_all_children_can_be_ended_and_others_started():
     first = children.start(SLEEP)
     children.end_all()
-    assert first.wait(5) == -signal.SIGKILL
-    assert children.run(["true"], timeout=5).returncode == 0
+    assert first.wait(LIMIT_S) == -signal.SIGKILL
+    assert children.run(["true"], timeout=LIMIT_S).returncode == 0
 
 
 def test_threads_may_start_children_at_once():
@@ -97,7 +97,7 @@ def test_threads_may_start_children_at_once():
 
     def work() -> None:
         for _ in range(5):
-            found.append(children.run(["sh", "-c", "exit 7"], timeout=30).returncode)
+            found.append(children.run(["sh", "-c", "exit 7"], timeout=LIMIT_S).returncode)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -119,15 +119,15 @@ def test_a_child_that_was_killed_is_this_machines_fault(name):
         before = signal.signal(number, signal.SIG_DFL)  # under nohup a child would ignore HUP, as this process does
     try:
         with pytest.raises(MachineFault, match=rf"sh was killed \(SIG{name}"):
-            children.run(["sh", "-c", f"kill -{name} $$"], timeout=30)
+            children.run(["sh", "-c", f"kill -{name} $$"], timeout=LIMIT_S)
     finally:
         if name != "KILL":
             signal.signal(number, before)
 
 
 def test_a_child_that_crashes_or_fails_is_not():
-    assert children.run(["sh", "-c", "kill -SEGV $$"], timeout=30).returncode == -signal.SIGSEGV
-    assert children.run(["sh", "-c", "exit 1"], timeout=30).returncode == 1
+    assert children.run(["sh", "-c", "kill -SEGV $$"], timeout=LIMIT_S).returncode == -signal.SIGSEGV
+    assert children.run(["sh", "-c", "exit 1"], timeout=LIMIT_S).returncode == 1
     with pytest.raises(FileNotFoundError):
         children.start(["/no/such/program"])
 

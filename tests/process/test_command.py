@@ -19,7 +19,7 @@ from stages import run
 
 def work(started):
     started.set()
-    time.sleep(60)
+    time.sleep(600)
 
 def main(dataset):
     spawn = multiprocessing.get_context("spawn")
@@ -27,10 +27,10 @@ def main(dataset):
     worker = spawn.Process(target=work, args=(started,))
     worker.start()
     started.wait()
-    child = children.start(["sleep", "60"])
+    child = children.start(["sleep", "600"])
     try:
         print("ready", worker.pid, child.pid, flush=True)
-        time.sleep(60)
+        time.sleep(600)
     except KeyboardInterrupt:
         if dataset == "videos":
             sys.exit(1)  # as Lightning does
@@ -61,7 +61,7 @@ def test_a_stage_that_is_stopped_ends_its_children_tidies_up_and_says_what_is_ke
     ready, *others = stage.stdout.readline().split()
     assert ready == "ready"
     os.killpg(stage.pid, sent)  # as the terminal does: the worker gets it, too
-    _, message = stage.communicate(timeout=30)
+    _, message = stage.communicate(timeout=300)
     assert stage.returncode == status
     again = "run the same command (dvc repro, dvc exp run or make) again"
     assert message == f"\nstage {dataset}: stopped. Kept: shards that are complete. To continue, {again}\n"
@@ -72,7 +72,7 @@ def test_a_stage_that_is_stopped_ends_its_children_tidies_up_and_says_what_is_ke
 
 def gone(process: int) -> bool:
     """Ended, whether or not somebody has asked for its status; init may take a moment."""
-    for _ in range(100):
+    for _ in range(2000):
         try:
             state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
         except FileNotFoundError:
@@ -86,7 +86,7 @@ def gone(process: int) -> bool:
 def test_a_stage_that_is_stopped_while_it_imports_has_changed_nothing_and_says_so(tmp_path):
     slow = tmp_path / "pyarrow"  # what the stage imports first
     slow.mkdir()
-    (slow / "__init__.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    (slow / "__init__.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(600)\n")
     stage = subprocess.Popen(
         [sys.executable, "-m", "stages.frames", "pictures"],
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
@@ -96,5 +96,5 @@ def test_a_stage_that_is_stopped_while_it_imports_has_changed_nothing_and_says_s
     )
     assert stage.stdout.readline() == "importing\n"
     stage.send_signal(signal.SIGTERM)
-    _, message = stage.communicate(timeout=30)
+    _, message = stage.communicate(timeout=300)
     assert (stage.returncode, message) == (143, "stopped before it started; nothing has changed\n")

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -27,11 +28,11 @@ with progress.bar(total=None, desc="talk.mp4", unit="B", unit_scale=True) as bar
 def test_in_a_pipe_progress_is_plain_lines_and_the_last_one_is_the_end():
     done = subprocess.run([sys.executable, "-c", COUNTS], capture_output=True, check=True, text=True)
     assert "\r" not in done.stderr and "\x1b" not in done.stderr
-    assert done.stderr.splitlines() == [
-        "frames: 0 of 200 videos in 00:00, ? to go",
-        "frames: 200 of 200 videos in 00:00, 00:00 to go, loss 199",
-        "talk.mp4: 0.00 B in 00:00",
-        "talk.mp4: 5.00k B in 00:00",
+    assert re.sub(r"in \d\d:\d\d", "in TIME", done.stderr).splitlines() == [
+        "frames: 0 of 200 videos in TIME, ? to go",
+        "frames: 200 of 200 videos in TIME, 00:00 to go, loss 199",
+        "talk.mp4: 0.00 B in TIME",
+        "talk.mp4: 5.00k B in TIME",
     ]
 
 
@@ -54,7 +55,7 @@ def test_the_bar_of_a_download_ends_full_though_videos_failed(capsys):
 
     ids = [f"v_{number}" for number in range(7)]
     annotations = {id: [Annotation(id, (Caption(0.0, 5.0, "a cat"),))] for id in ids}
-    for limit, wanted in ((None, "1 of 1"), (5, "1 of 1")):
+    for limit, expected in ((None, "1 of 1"), (5, "1 of 1")):
         fetch_subset(
             annotations,
             dict.fromkeys(ids, "train"),
@@ -64,7 +65,7 @@ def test_the_bar_of_a_download_ends_full_though_videos_failed(capsys):
             workers=1,
             title="videos",
         )
-        assert f"videos train: {wanted} videos" in capsys.readouterr().err.splitlines()[-1]
+        assert f"videos train: {expected} videos" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_hubs_own_bars_are_for_terminals_too():

@@ -31,6 +31,7 @@ from tests.conftest import run_ffmpeg, write_params
 from tests.own_models import PARAMS, write_answerer, write_models
 from tests.serving.test_report import browser  # noqa: F401
 
+expect.set_options(timeout=300_000)  # of what happens at once, on a machine that is busy with other things
 GREETING = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
 
 
@@ -49,7 +50,7 @@ class Running(Server):
             self.loop.call_soon_threadsafe(self.loop.stop)
 
     def _do(self, coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(300)
 
     @property
     def port(self) -> int:
@@ -57,7 +58,7 @@ class Running(Server):
 
     def raw(self, request: bytes) -> bytes:
         """The head of its answer."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=300) as connection:
             connection.sendall(request)
             answer = b""
             while b"\r\n\r\n" not in answer and (part := connection.recv(1 << 16)):
@@ -126,7 +127,7 @@ def videos(tmp_path_factory) -> Path:
 @contextmanager
 def asking(server: Running, video: Path, *, ask: str = "/caption") -> Iterator[HTTPResponse]:
     """What it answers to a video; the connection closes at the end, however much was read."""
-    connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=300)
     connection.request("POST", ask, video.read_bytes())
     answer = connection.getresponse()
     try:
@@ -141,7 +142,7 @@ def lines(answer: HTTPResponse) -> Iterator[dict]:
         yield json.loads(line)
 
 
-def soon(is_so: Callable[[], object], within_s: float = 20) -> None:
+def soon(is_so: Callable[[], object], within_s: float = 300) -> None:
     deadline = time.monotonic() + within_s
     while not is_so():
         assert time.monotonic() < deadline
@@ -165,7 +166,7 @@ def test_it_tells_how_far_it_is_and_then_the_captions(server, videos, captioner)
 
 
 def posted(server: Running, asked: object) -> tuple[int, dict]:
-    connection = HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=300)
     connection.request("POST", "/ask", asked if isinstance(asked, bytes) else json.dumps(asked))
     answer = connection.getresponse()
     told = json.load(answer)
@@ -307,7 +308,7 @@ def test_an_upload_that_stops_halfway_is_dropped(server, videos, capfd):
     body = (videos / "two.mp4").read_bytes()
     head = f"POST /caption HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     for end in (socket.SHUT_WR, socket.SHUT_RDWR):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=300) as connection:
             connection.sendall(head + body[: len(body) // 2])
             time.sleep(0.1)
             connection.shutdown(end)
@@ -391,7 +392,7 @@ def named(video: Path, name: str) -> Path:
 def test_a_dropped_video_gets_captions_on_a_time_line_and_what_the_memory_gave(page, server, videos):
     expect(page.locator("#ran")).to_have_text("Model: memory <b>1</b>.")
     page.locator("#file").set_input_files(named(videos / "two.mp4", "two <i>shots.mp4"))
-    expect(page.locator("#state")).to_contain_text("two <i>shots.mp4: 2 segments of 10.0 s", timeout=30_000)
+    expect(page.locator("#state")).to_contain_text("two <i>shots.mp4: 2 segments of 10.0 s")
     expect(page.locator("#work")).to_be_hidden()
     wanted = server.captioner.caption(videos / "two.mp4")
     assert page.locator("#captions li span:last-child").all_inner_texts() == [one.caption for one in wanted]
@@ -403,24 +404,24 @@ def test_a_dropped_video_gets_captions_on_a_time_line_and_what_the_memory_gave(p
     assert page.locator(".remembered img").count() > 0
     assert all(page.locator("#segment img").evaluate_all("images => images.map((one) => one.naturalWidth > 0)"))
     page.get_by_label("Segments").select_option("whole")
-    expect(page.locator("#state")).to_contain_text("1 segment of 10.0 s", timeout=30_000)
+    expect(page.locator("#state")).to_contain_text("1 segment of 10.0 s")
 
 
 def test_a_question_is_answered_under_the_video_with_the_moments_it_looked_at(page, server, videos):
     expect(page.locator("#ask")).to_be_hidden()
     page.locator("#file").set_input_files(videos / "two.mp4")
-    expect(page.locator("#trouble")).to_contain_text("It chooses from 7 answers: yes, no, red,", timeout=30_000)
+    expect(page.locator("#trouble")).to_contain_text("It chooses from 7 answers: yes, no, red,")
     page.get_by_label("Ask", exact=True).first.fill("<i>what</i> is it?")
     page.get_by_role("button", name="Ask", exact=True).click()
     wanted = server.answerer.ask(server.answerer.look(videos / "two.mp4"), ["<i>what</i> is it?"])[0]
-    expect(page.locator("#answer strong")).to_have_text(wanted.answer, timeout=30_000)
+    expect(page.locator("#answer strong")).to_have_text(wanted.answer)
     assert page.locator("#answer tbody th").all_inner_texts() == [answer for answer, _ in wanted.first]
     assert page.locator("#answer figure").count() == len(wanted.moments) > 0
     assert all(page.locator("#answer img").evaluate_all("images => images.map((one) => one.naturalWidth > 0)"))
     page.locator("#answer figure button").last.click()
     page.get_by_label("about").select_option("now")
     page.get_by_role("button", name="Ask", exact=True).click()
-    expect(page.locator("#answer .head")).to_contain_text("(before ", timeout=30_000)
+    expect(page.locator("#answer .head")).to_contain_text("(before ")
     page.get_by_label("Ask", exact=True).first.fill(" ")
     page.get_by_role("button", name="Ask", exact=True).click()
     expect(page.locator("#trouble")).to_have_text("The question is empty; expected some words.")
@@ -440,13 +441,13 @@ def test_another_video_takes_the_place_of_the_one_that_is_worked_on(page, server
     expect(page.locator("#done")).to_contain_text("of 40000 s")
     expect(page.locator("#state")).to_have_text("Reading slow.mp4")
     page.locator("#file").set_input_files(videos / "two.mp4")
-    expect(page.locator("#state")).to_contain_text("two.mp4: 2 segments", timeout=30_000)
+    expect(page.locator("#state")).to_contain_text("two.mp4: 2 segments")
     assert page.locator("#captions li").count() == 2 and server.is_idle()
     page.locator("#file").set_input_files(videos / "slow.mp4")
     expect(page.locator("#done")).to_contain_text("of 40000 s")
     (tmp_path / "notes.mp4").write_text("no video")
     page.locator("#file").set_input_files(tmp_path / "notes.mp4")
-    expect(page.locator("#state")).to_contain_text("No captions of notes.mp4", timeout=30_000)
+    expect(page.locator("#state")).to_contain_text("No captions of notes.mp4")
     expect(page.locator("#result")).to_be_hidden()  # the captions of two.mp4 are no longer asked for
 
 
@@ -468,7 +469,7 @@ def test_whoever_waits_sees_the_queue(page, server, videos):
         next(one for one in lines(slow) if one.get("done", 0) > 0)
         page.locator("#file").set_input_files(videos / "two.mp4")
         expect(page.locator("#state")).to_have_text("Waiting: 1 video comes first")
-    expect(page.locator("#state")).to_contain_text("two.mp4: 2 segments", timeout=30_000)
+    expect(page.locator("#state")).to_contain_text("two.mp4: 2 segments")
 
 
 @pytest.mark.parametrize("name", ["moving.gif", "old.mp4", "picture.png"])
@@ -479,7 +480,7 @@ def test_of_a_file_that_the_browser_cannot_play_the_frames_are_shown(page, tmp_p
     one = ["-frames:v", "1"]
     run_ffmpeg("-f", "lavfi", "-i", shots, *({"old.mp4": sound, "picture.png": one}.get(name, [])), str(path))
     page.locator("#file").set_input_files(path)
-    expect(page.locator("#film")).to_contain_text("This browser cannot play the file.", timeout=30_000)
+    expect(page.locator("#film")).to_contain_text("This browser cannot play the file.")
     expect(page.locator("#video")).to_be_hidden()
     still = page.locator("#still")
     expect(still).to_have_attribute("alt", "the frame at 0.0 s")
@@ -498,9 +499,9 @@ def test_what_is_missing_of_a_video_is_told_beside_the_captions(page, tmp_path):
     whole = (tmp_path / "whole.mkv").read_bytes()
     (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
     page.locator("#file").set_input_files(tmp_path / "cut.mkv")
-    expect(page.locator("#warnings")).to_contain_text("Not the whole video: ", timeout=30_000)
+    expect(page.locator("#warnings")).to_contain_text("Not the whole video: ")
     page.locator("#file").set_input_files(tmp_path / "whole.mkv")
-    expect(page.locator("#state")).to_contain_text("whole.mkv: ", timeout=30_000)
+    expect(page.locator("#state")).to_contain_text("whole.mkv: ")
     expect(page.locator("#result")).to_be_visible(timeout=30_000)
     expect(page.locator("#warnings li")).to_have_count(0)
 
@@ -531,14 +532,14 @@ def test_a_long_name_fits_a_phone(browser, server, videos):  # noqa: F811
     phone = browser.new_page(viewport={"width": 390, "height": 844}, is_mobile=True)
     phone.goto(server.url)
     phone.locator("#file").set_input_files(named(videos / "two.mp4", "n" * 246 + ".mp4"))
-    expect(phone.locator("#state")).to_contain_text("2 segments", timeout=30_000)
+    expect(phone.locator("#state")).to_contain_text("2 segments")
     assert phone.evaluate("document.documentElement.scrollWidth") <= 390
     phone.close()
 
 
 def test_the_same_file_can_be_chosen_again(page, videos):
     page.locator("#file").set_input_files(videos / "two.mp4")
-    expect(page.locator("#state")).to_contain_text("2 segments", timeout=30_000)
+    expect(page.locator("#state")).to_contain_text("2 segments")
     assert page.locator("#file").input_value() == ""  # else a browser sees no change
 
 

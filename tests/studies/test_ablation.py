@@ -137,7 +137,7 @@ def test_trainings_end_with_the_variant_that_is_killed(tmp_path):
         for _ in range(2):
             assert variant.stdout.readline() == "training\n"
         variant.kill()
-        assert variant.communicate(timeout=60)[0] == ""  # known when the last one that could write to it has ended
+        assert variant.communicate(timeout=300)[0] == ""  # known when the last one that could write to it has ended
 
 
 def test_the_prose_around_the_tables_is_kept(tmp_path):

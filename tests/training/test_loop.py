@@ -112,7 +112,7 @@ def test_a_training_has_its_folder_to_itself_as_long_as_its_process_lives(tmp_pa
         assert (work / "lock").read_text() == f"{os.getpid()}\n"
     hold = (  # as a process that knows nothing of torch takes it in no time
         "import fcntl, os, sys, time; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
-        "print(os.getpid(), file=file, flush=True); print('held', flush=True); time.sleep(60)"
+        "print(os.getpid(), file=file, flush=True); print('held', flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", hold, work / "lock"], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout and other.stdout.readline() == "held\n"
