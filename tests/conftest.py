@@ -204,7 +204,7 @@ class Page:
 class Site(http.server.ThreadingHTTPServer):
     """On the loopback address: `pages` by path, or a function of method, path and asked; the rest is 404.
 
-    asked: (method, path, Range) of every request; cookies: their cookies.
+    asked: (method, path, Range) of every request; cookies: their cookies; heads: their headers.
     """
 
     daemon_threads = True
@@ -215,6 +215,7 @@ class Site(http.server.ThreadingHTTPServer):
         self.pages: dict[str, Page | list[Page] | Callable[[str], Page]] = {}
         self.asked: list[tuple[str, str, str | None]] = []
         self.cookies: list[str | None] = []
+        self.heads: list[dict[str, str]] = []
 
     def paths(self, method: str = "GET") -> list[str]:
         return [path for how, path, _ in self.asked if how == method]
@@ -230,12 +231,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.asked.append((self.command, self.path, self.headers.get("Range")))
         self.server.cookies.append(self.headers.get("Cookie"))
+        self.server.heads.append(dict(self.headers))
+        length = int(self.headers.get("Content-Length", 0))
+        sent = self.rfile.read(length).decode() if length else self.path
         page = self.server.pages.get(self.path.split("?")[0], Page(b"gone", 404, "text/html"))
         if isinstance(page, list):  # one after the other; the last stays
             page = page.pop(0) if len(page) > 1 else page[0]
         elif callable(page):
-            length = int(self.headers.get("Content-Length", 0))
-            page = page(self.rfile.read(length).decode() if length else self.path)
+            page = page(sent)
         body, status, headers = page.body, page.status, dict(page.headers)
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if wanted and page.ranges and status == 200:
