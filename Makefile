@@ -1,6 +1,7 @@
 # make demo      see it work: both variants on the built-in dataset, and what the memory changes
 # make plan      what a run of params.yaml will cost on this machine: seconds, disk and memory of each stage
 # make ablation  what each setting of the memory does: 19 variants, 3 seeds each -> docs/results.md (3 pretrainings, 57 trainings; hours)
+# make long      how long a memory lasts, beside 16 and 64 evenly spaced frames -> docs/results.md (half an hour, after make demo)
 # make gap       why images and texts of one encoder lie apart, and what it costs: docs/gap.md (minutes, after make demo)
 # make attend    an LSTM that looks at a video net's features: four kinds of attention, and explanations that are scored (after make demo)
 # make questions what glimpses of a video answer, and what a memory of every frame: 6 models -> docs/results.md (after make demo)
@@ -19,7 +20,7 @@
 # shell, and nothing outside it can be removed.
 
 .PHONY: help history demo demo-frames@videos demo-frames@pictures+backbones demo-embed@videos \
-    demo-embed@pictures+pretrain demo-baseline demo-memory plan ablation attend gap questions vlm app retry test lint deps lock clean
+    demo-embed@pictures+pretrain demo-baseline demo-memory plan ablation long attend gap questions vlm app retry test lint deps lock clean
 .DELETE_ON_ERROR:
 
 # The first Python that is new enough and can make environments (Debian's python3 without python3-venv cannot). Asked by
@@ -92,6 +93,9 @@ plan: .venv/installed
 
 ablation: history .venv/installed
 	dvc repro studies/ablation/dvc.yaml
+
+long: history .venv/installed
+	dvc repro studies/long/dvc.yaml
 
 gap: history .venv/installed
 	dvc repro studies/gap/dvc.yaml

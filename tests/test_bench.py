@@ -24,8 +24,6 @@ from bench import (
 )
 from pipeline.captioner.mapper import MapperConfig
 from pipeline.captioner.model import CaptionerConfig, build_captioner, save_captioner
-from pipeline.dataset.segments import Segment, frames_of_segment
-from pipeline.features.embeddings import VideoEmbeddings
 from tests.colours import make_decoder
 from tests.memory_config import memory_config
 
@@ -199,33 +197,6 @@ while not any("stages.rest" in one.read_text() for one in Path(os.environ["MEASU
     # Side by side: the whole takes less time than its parts together.
     assert own["from_s"] < rest["from_s"] + rest["wall_s"] < stage["from_s"] + stage["wall_s"] <= whole["wall_s"]
     assert whole["wall_s"] < own["wall_s"] + stage["wall_s"] + rest["wall_s"]
-
-
-def test_the_bench_of_long_memory_puts_videos_between_that_never_show_what_is_asked_for():
-    def video(number: float, frames: int) -> VideoEmbeddings:
-        return VideoEmbeddings(np.arange(frames) / 5, np.full((frames, 2), number, np.float16))
-
-    videos = {"own": video(1, 40), "other": video(2, 30), "showing": video(3, 30)}
-    videos["own"].embeddings[20:31] = 4  # the segment
-    shown = {"own": {("red", "star")}, "other": {("red", "ring")}, "showing": {("red", "star")}}
-    segment = Segment("own#1", "own", "test", 4.0, 6.15, ("the red star comes back",), "before")
-    others = [Segment("own#0", "own", "test", 0.0, 3.0, ("a red star rests on the left",), "now")]
-    for seconds in (0, 17):
-        [(moved, long)] = long_memory.stretched([*others, segment], videos, shown, seconds, 0)
-        of_segment = frames_of_segment(moved.start_s, moved.end_s, long.timestamps.tolist())
-        assert long.embeddings[:, 0].tolist() == [1] * 20 + [2] * (5 * seconds) + [4] * 11
-        assert long.embeddings[of_segment.start : of_segment.stop, 0].tolist() == [4] * 11
-    assert moved.captions == segment.captions
-
-
-def test_an_interval_over_videos_is_wider_where_their_segments_agree():
-    def answers(right):
-        return [long_memory.Answer(f"{i // 2}", one, True, one) for i, one in enumerate(right)]
-
-    low, high = long_memory.interval(answers([True, False] * 20))
-    assert low == high == 50  # every video has half of its two
-    low, high = long_memory.interval(answers([True, True, False, False] * 10))
-    assert low < 35 and high > 65
 
 
 def test_the_bench_of_long_memory_takes_memories_of_several_sizes(tmp_path):

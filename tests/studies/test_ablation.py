@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -336,8 +337,11 @@ def ran(output: str) -> list[str]:
     return re.findall(r"^Running stage 'studies/ablation/dvc.yaml:(.*)':", output, flags=re.MULTILINE)
 
 
-def make_inputs(folder: Path) -> None:
-    """Embeddings, an encoder and a decoder, all of the smallest size."""
+CAPTIONS = {"now": "a red star rests on the left", "earlier": "a green circle turns blue"}
+
+
+def make_inputs(folder: Path, captions_by_kind: Mapping[str, str] = CAPTIONS) -> None:
+    """Embeddings, an encoder and a decoder, all of the smallest size. Each video has a segment of both kinds."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -346,9 +350,9 @@ def make_inputs(folder: Path) -> None:
     from pipeline.features.encoder import to_table as embeddings_table
     from pipeline.language.decoder import save_decoder
 
-    captions = ("a red star rests on the left", "a green circle turns blue")
+    kinds, captions = tuple(captions_by_kind), tuple(captions_by_kind.values())
     segments = [
-        Segment(f"v{v}#{s}", f"v{v}", split, 2.0 * s, 2.0 * s + 1 + v / 4, (captions[s],), ("now", "earlier")[s])
+        Segment(f"v{v}#{s}", f"v{v}", split, 2.0 * s, 2.0 * s + 1 + v / 4, (captions[s],), kinds[s])
         for v, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 3)
         for s in range(2)
     ]
