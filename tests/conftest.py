@@ -202,9 +202,9 @@ class Page:
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """On the loopback address: `pages` by path, or a function of method, path and asked; the rest is 404.
+    """On the loopback address: `pages` by path, or a function of the path; the rest is 404.
 
-    asked: (method, path, Range) of every request; cookies: their cookies; heads: their headers.
+    requests: (method, path, Range) of every request; cookies: their cookies; heads: their headers.
     """
 
     daemon_threads = True
@@ -213,12 +213,12 @@ class Site(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.pages: dict[str, Page | list[Page] | Callable[[str], Page]] = {}
-        self.asked: list[tuple[str, str, str | None]] = []
+        self.requests: list[tuple[str, str, str | None]] = []
         self.cookies: list[str | None] = []
         self.heads: list[dict[str, str]] = []
 
     def paths(self, method: str = "GET") -> list[str]:
-        return [path for how, path, _ in self.asked if how == method]
+        return [path for one, path, _ in self.requests if one == method]
 
     def handle_error(self, *_) -> None:
         pass  # a client that was killed
@@ -229,7 +229,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: Site
 
     def do_GET(self) -> None:
-        self.server.asked.append((self.command, self.path, self.headers.get("Range")))
+        self.server.requests.append((self.command, self.path, self.headers.get("Range")))
         self.server.cookies.append(self.headers.get("Cookie"))
         self.server.heads.append(dict(self.headers))
         length = int(self.headers.get("Content-Length", 0))
@@ -240,9 +240,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif callable(page):
             page = page(sent)
         body, status, headers = page.body, page.status, dict(page.headers)
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if wanted and page.ranges and status == 200:
-            first, last = int(wanted[1]), min(int(wanted[2] or len(body) - 1), len(body) - 1)
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if part and page.ranges and status == 200:
+            first, last = int(part[1]), min(int(part[2] or len(body) - 1), len(body) - 1)
             if first >= len(body):
                 status, body, headers = 416, b"", {"Content-Range": f"bytes */{len(body)}"}
             else:

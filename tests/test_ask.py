@@ -43,10 +43,10 @@ def run(monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             ask.main()
             raise SystemExit(0)
-        told = capsys.readouterr()
+        printed = capsys.readouterr()
         if isinstance(ended.value.code, str):
-            return 1, told.out, ended.value.code
-        return int(ended.value.code or 0), told.out, told.err
+            return 1, printed.out, ended.value.code
+        return int(ended.value.code or 0), printed.out, printed.err
 
     return command
 

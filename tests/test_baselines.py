@@ -90,13 +90,13 @@ def test_the_prefix_of_several_frames_is_that_of_each_by_itself_and_a_mark_of_it
     assert found.shape == (2, 2, each * count, 6) and each * count == mapper.baseline.length(2)
     for b, r in torch.cartesian_prod(torch.arange(2), torch.arange(2)).tolist():
         first, last = int(moments.segment_start[b, r]), int(moments.frame[b, r])
-        wanted = []
+        expected = []
         for frame in frames(name, first, last, count):
             here = torch.tensor([[frame]])
             side = AGE_BUCKETS if frame < first else 0
             mark = mapper.marks[side + int(age_bucket(torch.tensor(last - frame + 1)))]
-            wanted.append(alone(embeddings[b : b + 1], Moments(here, here))[0, 0, :each] + mark)
-        torch.testing.assert_close(found[b, r], torch.cat(wanted))
+            expected.append(alone(embeddings[b : b + 1], Moments(here, here))[0, 0, :each] + mark)
+        torch.testing.assert_close(found[b, r], torch.cat(expected))
 
 
 @pytest.mark.parametrize("name", ["segment", "both", "parts"])

@@ -44,7 +44,7 @@ def test_the_three_beam_searches_agree_and_the_last_line_says_how_fast_they_were
 
 def test_a_search_that_finds_other_captions_fails_the_bench(monkeypatch):
     monkeypatch.setattr("sys.argv", ["bench.caption", *TINY])
-    monkeypatch.setattr(caption, "generate", lambda model, prefixes, **how: [[0] * 6] * len(prefixes))
+    monkeypatch.setattr(caption, "generate", lambda model, prefixes, **_: [[0] * 6] * len(prefixes))
     with pytest.raises(SystemExit, match="not the captions of: generate"):
         caption.main()
 

@@ -114,18 +114,18 @@ def test_runs_over_other_segments_or_references_are_refused():
 
 def test_common_segments_are_scored_again_because_ciders_rare_words_are_counted_over_all():
     captions = {"a": "a dog runs", "b": "a cat sleeps on a mat", "c": "a dog sleeps", "d": "two men play"}
-    meant = {"a": ["the dog runs fast"], "b": ["a cat sleeps"], "c": ["a dog sleeps"], "d": ["men play chess"]}
+    references = {"a": ["the dog runs fast"], "b": ["a cat sleeps"], "c": ["a dog sleeps"], "d": ["men play chess"]}
 
     def run(ids):
         """With scores that nobody computed."""
-        texts = {"caption": [captions[id] for id in ids], "references": [meant[id] for id in ids]}
+        texts = {"caption": [captions[id] for id in ids], "references": [references[id] for id in ids]}
         return scores([0.0] * len(ids)).assign(segment_id=list(ids), **texts)
 
     one, two = common(run("abc"), run("abcd"))
-    wanted = score({id: captions[id] for id in "abc"}, {id: meant[id] for id in "abc"}).segments
+    expected = score({id: captions[id] for id in "abc"}, {id: references[id] for id in "abc"}).segments
     for found in (one, two):
         assert list(found["segment_id"]) == ["a", "b", "c"]
-        assert found[of_corpus()].equals(wanted[of_corpus()])
+        assert found[of_corpus()].equals(expected[of_corpus()])
     assert {result.difference for result in compare(one, two)} == {0.0}
     same = run("ab")
     assert all(table is same for table in common(same, same))  # nothing to restrict, nothing scored again

@@ -148,10 +148,10 @@ def test_a_variant_reads_its_own_settings_and_all_else_that_its_stages_read(abla
 def test_a_variant_reads_the_files_and_sections_that_the_main_pipelines_stages_read(stages, ablation):
     shared = [stages[name] for name in ("finetune", "caption", "evaluate")]
     made = {out.fs_path for stage in shared for out in stage.outs}
-    wanted = set().union(*map(files_read, shared)) - made
+    expected = set().union(*map(files_read, shared)) - made
     # But that each seed's trainings begin with a mapper of that seed.
-    wanted = wanted - {str(ROOT / "models/pretrained")} | {str(ROOT / "studies/ablation/models")}
-    assert files_read(ablation["variant@memory"]) == wanted
+    expected = expected - {str(ROOT / "models/pretrained")} | {str(ROOT / "studies/ablation/models")}
+    assert files_read(ablation["variant@memory"]) == expected
     sections = {key.split(".")[0] for stage in shared for key in params_named(stage)["params.yaml"]}
     assert sections == {*READ, "seed"}  # the seed is each run's own
 

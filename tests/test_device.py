@@ -28,8 +28,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
 def test_steps_take_the_memory_that_earlier_ones_left():
     keeps, gives_back = (
-        int(subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, text=True, check=True).stdout)
-        for how in ("keeps", "gives back")
+        int(subprocess.run([sys.executable, "-c", STEPS, mode], capture_output=True, text=True, check=True).stdout)
+        for mode in ("keeps", "gives back")
     )
     assert keeps < 0.25 * gives_back  # pages
 

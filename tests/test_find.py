@@ -49,8 +49,8 @@ def test_a_text_finds_the_frames_most_like_it_and_a_picture_its_own_frame(here, 
         for frame, time_s in zip(table["embedding"].to_pylist(), table["timestamp_s"].to_pylist(), strict=True):
             cosines[video, round(time_s, 1)] = float(np.dot(frame, text) / np.linalg.norm(frame))
     best = sorted(cosines, key=cosines.__getitem__, reverse=True)[:3]
-    said, head, *lines = typed(monkeypatch, capsys, "a red star", "--count", "3", "--apart", "0")
-    assert said == "a red star" and head.split() == ["cosine", "time", "video"]
+    shown, head, *lines = typed(monkeypatch, capsys, "a red star", "--count", "3", "--apart", "0")
+    assert shown == "a red star" and head.split() == ["cosine", "time", "video"]
     assert lines == [f"{cosines[place]:>8.3f}  {f'0:{place[1]:04.1f}':>9}  {place[0]}" for place in best]
 
     Path("asked.jpg").write_bytes(picture("v3 3 7"))
@@ -63,8 +63,8 @@ def test_a_text_finds_the_frames_most_like_it_and_a_picture_its_own_frame(here, 
 
 
 def test_what_cannot_be_searched_is_said_in_one_line(here, monkeypatch, capsys):
-    said = "find: data/videos/embeddings holds no embeddings yet; make them with: dvc repro embed@videos"
-    assert refused(monkeypatch, "a red star") == said
+    message = "find: data/videos/embeddings holds no embeddings yet; make them with: dvc repro embed@videos"
+    assert refused(monkeypatch, "a red star") == message
     embed.main("videos")
     assert "found an empty text" in refused(monkeypatch, " ")
     Path("broken.jpg").write_bytes(b"no picture")
@@ -86,6 +86,6 @@ def test_what_cannot_be_searched_is_said_in_one_line(here, monkeypatch, capsys):
     )
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.04, "0:00.0"), (59.96, "1:00.0"), (3723.44, "1:02:03.4")])
-def test_times_are_said_as_players_show_them(seconds, said):
-    assert find.clock(seconds) == said
+@pytest.mark.parametrize(("seconds", "expected"), [(0.04, "0:00.0"), (59.96, "1:00.0"), (3723.44, "1:02:03.4")])
+def test_times_are_written_as_players_show_them(seconds, expected):
+    assert find.clock(seconds) == expected

@@ -106,16 +106,16 @@ def fingerprint_of(text: str, folder: Path) -> str:
     return file_fingerprint(folder / "module.py")
 
 
-@pytest.mark.parametrize("how", EQUAL)
-def test_a_fingerprint_leaves_out_what_changes_no_result(tmp_path, how):
-    assert EQUAL[how] != CODE
-    assert fingerprint_of(EQUAL[how], tmp_path) == fingerprint_of(CODE, tmp_path)
+@pytest.mark.parametrize("change", EQUAL)
+def test_a_fingerprint_leaves_out_what_changes_no_result(tmp_path, change):
+    assert EQUAL[change] != CODE
+    assert fingerprint_of(EQUAL[change], tmp_path) == fingerprint_of(CODE, tmp_path)
 
 
-@pytest.mark.parametrize("how", OTHER)
-def test_a_fingerprint_changes_with_whatever_may_change_a_result(tmp_path, how):
-    assert OTHER[how] != CODE
-    assert fingerprint_of(OTHER[how], tmp_path) != fingerprint_of(CODE, tmp_path)
+@pytest.mark.parametrize("change", OTHER)
+def test_a_fingerprint_changes_with_whatever_may_change_a_result(tmp_path, change):
+    assert OTHER[change] != CODE
+    assert fingerprint_of(OTHER[change], tmp_path) != fingerprint_of(CODE, tmp_path)
 
 
 def test_a_fingerprint_is_the_same_under_every_python(tmp_path):

@@ -55,10 +55,10 @@ def run(monkeypatch, capsys):
         with pytest.raises(SystemExit) as ended:
             predict.main()
             raise SystemExit(0)
-        told = capsys.readouterr()
+        printed = capsys.readouterr()
         if isinstance(ended.value.code, str):
-            return 1, told.out, ended.value.code
-        return int(ended.value.code or 0), told.out, told.err
+            return 1, printed.out, ended.value.code
+        return int(ended.value.code or 0), printed.out, printed.err
 
     return command
 
@@ -70,7 +70,7 @@ def test_segments_are_found_where_the_picture_changes(here, shots):
 
 def test_whoever_watches_hears_how_far_the_work_is_and_can_end_it(here, shots):
     captioner, heard = VideoCaptioner.load(), []
-    captioner.caption(shots, watch=lambda *told: heard.append(told))
+    captioner.caption(shots, watch=lambda *progress: heard.append(progress))
     of = {doing: (done, of) for doing, done, of in heard}  # the last that was heard of each
     assert list(of) == ["sampling", "segmenting", "embedding", "captioning"]
     assert of["segmenting"] == of["embedding"] == (67, 68) and of["captioning"] == (3, 3)
@@ -109,15 +109,15 @@ def test_a_video_that_arrives_frame_by_frame_gets_the_captions_of_the_whole(here
 
 def test_the_command_prints_captions_with_their_times_and_writes_subtitles(here, shots, run):
     code, out, _ = run(shots, "--segments", "0-2.5,3-12", "--srt", "--vtt", "--out", "subtitles")
-    wanted = VideoCaptioner.load().caption(shots, [(0, 2.5), (3, 12)])
+    expected = VideoCaptioner.load().caption(shots, [(0, 2.5), (3, 12)])
     assert code == 0
-    message = [f" 0:00.0 -  0:02.5  {wanted[0].caption}", f" 0:03.0 -  0:12.0  {wanted[1].caption}"]
+    message = [f" 0:00.0 -  0:02.5  {expected[0].caption}", f" 0:03.0 -  0:12.0  {expected[1].caption}"]
     assert out.splitlines() == [str(shots), *message]
     assert Path("subtitles/three shots.srt").read_text().startswith("1\n00:00:00,000 --> 00:00:02,500\n")
     assert Path("subtitles/three shots.vtt").read_text().startswith("WEBVTT\n\n00:00:00.000 --> 00:00:02.500\n")
     code, out, _ = run(shots, "--segments", "whole", "--json")
-    told = json.loads(out)[str(shots)]
-    assert [(one["start_s"], one["end_s"]) for one in told["captions"]] == [(0, 13.5)] and told["duration_s"] == 13.5
+    found = json.loads(out)[str(shots)]
+    assert [(one["start_s"], one["end_s"]) for one in found["captions"]] == [(0, 13.5)] and found["duration_s"] == 13.5
 
 
 def test_a_bad_video_is_told_and_the_others_have_their_captions(here, shots, run):
@@ -196,10 +196,10 @@ def test_standard_input_and_things_that_are_none_are_followed_or_refused(here, s
 def test_an_exported_captioner_loads_in_one_call_and_says_the_same(here, shots, tmp_path, monkeypatch):
     Path("metrics").mkdir()
     Path("metrics/captions.json").write_text('{"CIDEr": 12.5, "METEOR": 3.25, "segments": 9, "segments.asked": 10}')
-    wanted = VideoCaptioner.load().caption(shots)
+    expected = VideoCaptioner.load().caption(shots)
     export(tmp_path / "out" / "mine")
     monkeypatch.chdir(tmp_path / "out")  # nothing of the project is at hand
-    assert VideoCaptioner.from_pretrained("mine").caption(shots) == wanted
+    assert VideoCaptioner.from_pretrained("mine").caption(shots) == expected
     files = {path.name for path in Path("mine").rglob("*") if path.is_file()}
     assert {"README.md", "config.json", "mapper.safetensors", "tokenizer.json"} <= files
     assert not {path for path in files if path.endswith((".bin", ".pt", ".pkl"))}
@@ -216,7 +216,7 @@ def test_an_exported_captioner_loads_in_one_call_and_says_the_same(here, shots, 
 def test_the_line_of_an_exported_model_card_works_where_the_project_is_installed(here, shots, tmp_path):
     Path("metrics").mkdir()
     Path("metrics/captions.json").write_text('{"CIDEr": 12.5, "segments": 9, "segments.asked": 10}')
-    wanted = predict.table("holiday.mp4", VideoCaptioner.load().caption(shots))
+    expected = predict.table("holiday.mp4", VideoCaptioner.load().caption(shots))
     export(tmp_path / "out/mine")
     shutil.copy(shots, tmp_path / "out/holiday.mp4")
     source, env = tmp_path / "source", tmp_path / "env"
@@ -238,7 +238,7 @@ def test_the_line_of_an_exported_model_card_works_where_the_project_is_installed
     done = subprocess.run(
         ["bash", "-c", line], cwd=tmp_path / "out", env=variables, capture_output=True, text=True, check=False
     )
-    assert done.stdout == f"{wanted}\n", done.stderr
+    assert done.stdout == f"{expected}\n", done.stderr
     # The page's files are there, too, and an error where no project is says so in one line.
     page = "from pathlib import Path; from pipeline.serving import web; print(web.__file__)\n"
     page += "for name in ('app', 'report'): web.assemble(Path(web.__file__).parent.parent / name, 'title', {})"
@@ -262,13 +262,13 @@ def test_an_export_of_an_earlier_revision_loads_and_one_of_a_later_one_is_refuse
     Path("metrics/captions.json").write_text('{"CIDEr": 12.5}')
     write_models(keyframes=0)
     export(tmp_path / "mine")
-    wanted = VideoCaptioner.load().caption(shots)
+    expected = VideoCaptioner.load().caption(shots)
     config, params = tmp_path / "mine/config.json", tmp_path / "mine/params.yaml"
     written = json.loads(config.read_text())
     assert written.pop("format") == FORMAT and written["memory"].pop("keyframes") == 0
     config.write_text(json.dumps({**written, "dropout": 0.1}))
     write_params(params, params, {"caption.index": "exact", "frames.shards": ..., "mapper.tokens": 8, "youtube": ...})
-    assert VideoCaptioner.from_pretrained(str(tmp_path / "mine")).caption(shots) == wanted
+    assert VideoCaptioner.from_pretrained(str(tmp_path / "mine")).caption(shots) == expected
     config.write_text(json.dumps({**written, "format": FORMAT + 1}))
     with pytest.raises(ValueError, match=rf"config.json: format {FORMAT + 1}; this revision reads up to {FORMAT}"):
         VideoCaptioner.from_pretrained(str(tmp_path / "mine"))
@@ -348,9 +348,9 @@ def test_segments_beyond_the_end_are_refused_and_across_it_cut(here, short, run)
     code, _, err = run(short, "--segments", "0-1,100-200")
     assert code == 1 and "segment 100-200 s begins after the end of the video, which lasts 2 s" in err
     code, out, err = run(short, "--segments", "0.5-200", "--json")
-    told = json.loads(out)[str(short)]
-    assert code == 0 and [(one["start_s"], one["end_s"]) for one in told["captions"]] == [(0.5, 2.0)]
-    assert told["warnings"] == ["segment 0.5-200 s ends at 2 s, with the video"] and told["warnings"][0] in err
+    found = json.loads(out)[str(short)]
+    assert code == 0 and [(one["start_s"], one["end_s"]) for one in found["captions"]] == [(0.5, 2.0)]
+    assert found["warnings"] == ["segment 0.5-200 s ends at 2 s, with the video"] and found["warnings"][0] in err
     captioner = VideoCaptioner.load()
     for bad in [(2.0, 1.0)], [(float("nan"), 1.0)], [(-1.0, 1.0)], "all":
         with pytest.raises(ValueError, match="expected"):
@@ -413,11 +413,11 @@ def test_what_a_video_is_unlike_is_told_beside_its_captions(here, shots, short, 
     known = [VideoEmbeddings(np.arange(len(part)) / 5, part) for part in np.array_split(like, 4)]
     familiarity.save(Path("models/finetuned", familiarity.FILE), familiarity.summarize(known, known, ["a red shot"]))
     code, out, err = run(shots, short, "--json")
-    told = json.loads(out)
+    found = json.loads(out)
     far = "this video is less like the training videos than each of 4 held-out ones"
     assert code == 0 and "predict: the captioner was trained on 4 videos, with captions such as “a red shot”" in err
-    assert told[str(shots)]["warnings"] == [] and far in told[str(short)]["warnings"][0] and far in err
-    assert "trained on 4 videos" in told[str(shots)]["about"] and told[str(short)]["held_out_further"] == 0
+    assert found[str(shots)]["warnings"] == [] and far in found[str(short)]["warnings"][0] and far in err
+    assert "trained on 4 videos" in found[str(shots)]["about"] and found[str(short)]["held_out_further"] == 0
     assert f"{shots}: like the training videos: of 4 held-out ones" in err
     heard: list[str] = []
     list(VideoCaptioner.load().follow(captioner.frames(short), tell=heard.append))
@@ -426,7 +426,7 @@ def test_what_a_video_is_unlike_is_told_beside_its_captions(here, shots, short, 
     Path("metrics/captions.json").write_text('{"CIDEr": 12.5}')
     export(tmp_path / "mine")
     assert VideoCaptioner.from_pretrained(str(tmp_path / "mine")).caption(short).warnings == tuple(
-        told[str(short)]["warnings"]
+        found[str(short)]["warnings"]
     )
     assert "trained on 4 videos, with captions such as “a red shot”" in (tmp_path / "mine/README.md").read_text()
 
@@ -438,6 +438,6 @@ def test_progress_is_told_of_everything_that_takes_long(here, short, site, tmp_p
     with predict.Bars(f"{site.url}/a.mkv") as watch:
         predict.caption(VideoCaptioner.load(), f"{site.url}/a.mkv", "found", watch)
     lines = capsys.readouterr().err.splitlines()
-    told = [re.sub(r"^http.*?: (\w+): .*", r"\1", line) for line in lines if line]
-    assert list(dict.fromkeys(told)) == ["downloading", "sampling", "segmenting", "embedding", "captioning"]
+    steps = [re.sub(r"^http.*?: (\w+): .*", r"\1", line) for line in lines if line]
+    assert list(dict.fromkeys(steps)) == ["downloading", "sampling", "segmenting", "embedding", "captioning"]
     assert any("embedding: 9 of 10 frames" in line for line in lines)

@@ -53,8 +53,8 @@ def test_what_is_asked_for_directly_is_there_on_every_python(python):
         )
     }
     for path in Path().glob("requirements*.in"):
-        asked = {canonicalize_name(pin.name) for pin in pins_asked(path)}
-        assert asked <= there, path
+        required = {canonicalize_name(pin.name) for pin in pins_asked(path)}
+        assert required <= there, path
 
 
 def pins_asked(path: Path) -> list[Requirement]:

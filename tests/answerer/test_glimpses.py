@@ -5,7 +5,7 @@ from pipeline.answerer.glimpses import random, span, uniform
 
 
 @pytest.mark.parametrize(
-    ("grid", "n", "wanted"),
+    ("grid", "n", "expected"),
     [
         ("ends", 3, [[0, 2], [4, 6], [7, 9]]),
         ("ends", 1, [[4, 6]]),
@@ -13,8 +13,8 @@ from pipeline.answerer.glimpses import random, span, uniform
         ("clipbert", 2, [[0, 2], [5, 7]]),
     ],
 )
-def test_evenly_spaced_glimpses_are_where_their_grid_says(grid, n, wanted):
-    assert uniform(10, n, 2, 2, grid).tolist() == wanted
+def test_evenly_spaced_glimpses_are_where_their_grid_says(grid, n, expected):
+    assert uniform(10, n, 2, 2, grid).tolist() == expected
 
 
 @pytest.mark.parametrize("n", [2, 4, 8, 32])

@@ -37,7 +37,7 @@ def reader_of(watching, k=None):
     return Reader(config(watching, k)).eval()
 
 
-def asked(id, text, *, video="v", end_s=4.0, **more):
+def question_about(id, text, *, video="v", end_s=4.0, **more):
     more = {"answers": ("red",), "scores": (1.0,)} | more
     return Question(id, video, text, end_s=end_s, **more)
 
@@ -50,10 +50,10 @@ def examples():
         for name, frames in (("v", 40), ("w", 12))
     }
     questions = [
-        asked("a", "what is it", evidence=((1.0, 2.0),)),
-        asked("b", "how many", answers=("2",), answer_type="count"),
-        asked("c", "which", options=("red", "green", "blue"), right_option=2, answers=("blue",)),
-        asked("d", "what is it then", video="w", end_s=1.0),
+        question_about("a", "what is it", evidence=((1.0, 2.0),)),
+        question_about("b", "how many", answers=("2",), answer_type="count"),
+        question_about("c", "which", options=("red", "green", "blue"), right_option=2, answers=("blue",)),
+        question_about("d", "what is it then", video="w", end_s=1.0),
     ]
     texts = {}
     for question in questions:
@@ -130,8 +130,8 @@ def test_a_memory_keeps_what_is_new_and_its_attention_is_told_by_frame(examples)
 
 @pytest.mark.parametrize("watching", WAYS, ids=lambda one: f"{one.way}-{one.fusion}-{one.write_below}")
 def test_answers_have_what_a_reader_of_them_wants_to_know(watching, examples):
-    reader, how = reader_of(watching), {"counts": [1, 4], "grid": "ends", "batch_size": 2, "encoder_gflop": 1.0}
-    rows = list(answer(reader, watching, examples, ANSWERS, **how))
+    reader, settings = reader_of(watching), {"counts": [1, 4], "grid": "ends", "batch_size": 2, "encoder_gflop": 1.0}
+    rows = list(answer(reader, watching, examples, ANSWERS, **settings))
     assert sorted((row.question_id, row.glimpses) for row in rows) == [(id, n) for id in "abcd" for n in (1, 4)]
     for row in rows:
         options = ("red", "green", "blue") if row.question_id == "c" else ANSWERS
@@ -172,8 +172,8 @@ def test_soft_labels_are_learned_by_binary_cross_entropy_and_others_by_cross_ent
     logits = torch.tensor([0.5, -1.0, 2.0])
     hard, soft = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.3, 0.0, 1.0])
     assert answer_loss(logits, hard) == pytest.approx(-float(logits.log_softmax(0)[2]))
-    wanted = torch.nn.functional.binary_cross_entropy_with_logits(logits, soft, reduction="sum")
-    assert answer_loss(logits, soft) == wanted
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, soft, reduction="sum")
+    assert answer_loss(logits, soft) == expected
     assert answer_loss(logits, torch.zeros(3)) == 0.0
 
 
@@ -181,8 +181,8 @@ def test_a_saved_reader_answers_as_before_and_what_is_none_is_refused(tmp_path, 
     watching = WAYS[5]
     reader = reader_of(watching)
     save_reader(tmp_path / "saved", reader, watching, ANSWERS)
-    again, how, answers = load_reader(tmp_path / "saved")
-    assert (how, answers) == (watching, ANSWERS)
-    assert torch.equal(scores(reader, watching, examples)[0], scores(again, how, examples)[0])
+    again, saved, answers = load_reader(tmp_path / "saved")
+    assert (saved, answers) == (watching, ANSWERS)
+    assert torch.equal(scores(reader, watching, examples)[0], scores(again, saved, examples)[0])
     with pytest.raises(ValueError, match="holds no reader that this revision can read"):
         load_reader(tmp_path)

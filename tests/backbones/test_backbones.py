@@ -197,7 +197,7 @@ def test_the_activation_of_openais_own_file_is_known_and_that_of_others_can_be_s
     torch.jit.trace(archive, torch.zeros(1)).save(tmp_path / "openai.pt")
     save_file(checkpoint.state_dict(), tmp_path / "other.safetensors")
     embedded = {}
-    for file, activation, wanted in (
+    for file, activation, expected in (
         ("openai.pt", "auto", True),
         ("openai.pt", "gelu", False),
         ("other.safetensors", "auto", False),
@@ -205,11 +205,11 @@ def test_the_activation_of_openais_own_file_is_known_and_that_of_others_can_be_s
     ):
         folder = tmp_path / f"{file} {activation}"
         result = fetched.fetch_encoder(folder, SMALLEST, str(tmp_path / file), activation)
-        assert result == ("quick_gelu" if wanted else "gelu")
+        assert result == ("quick_gelu" if expected else "gelu")
         assert {path.name for path in folder.iterdir()} == {"open_clip_config.json", "open_clip_model.safetensors"}
-        assert json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["quick_gelu"] is wanted
+        assert json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["quick_gelu"] is expected
         encoder = load_encoder(folder, device=CPU, dtype=torch.float32)
-        embedded[file, wanted] = encoder.embed([pictures(1)[0].jpeg], batch_size=1).astype(np.float64)
+        embedded[file, expected] = encoder.embed([pictures(1)[0].jpeg], batch_size=1).astype(np.float64)
     quick, plain = embedded["other.safetensors", True], embedded["other.safetensors", False]
     distance = np.linalg.norm(quick - plain)
     assert np.linalg.norm(embedded["openai.pt", True] - quick) < 0.1 * distance  # its weights are in half precision

@@ -29,8 +29,8 @@ def test_the_distance_is_mahalanobis_of_frames_per_dimension(draw):
     video = draw(1, 2.0)[0].embeddings
     apart = video.astype(np.float64) - frames.mean(0)
     inverse = np.linalg.inv(np.cov(frames.T, bias=True))
-    wanted = np.mean([np.sqrt(one @ inverse @ one / WIDTH) for one in apart])
-    assert known.unlikeness(video).distance == pytest.approx(wanted, rel=0.02)
+    expected = np.mean([np.sqrt(one @ inverse @ one / WIDTH) for one in apart])
+    assert known.unlikeness(video).distance == pytest.approx(expected, rel=0.02)
 
 
 def test_videos_like_the_training_videos_are_among_the_held_out_ones_and_others_are_far(draw, tmp_path):

@@ -32,8 +32,8 @@ def test_videos_that_outgrow_the_memory_are_streamed_and_captioned_as_they_would
         assert not streamed.called  # it holds them all
     for seen, (b, r) in zip(retrieved, batch.real.nonzero().tolist(), strict=True):
         for one in seen:
-            wanted = whole.attended[one.layer][b, one.head - 1, r, one.frame_index - batch.begins[b]]
-            assert one.weight == pytest.approx(float(wanted), rel=1e-4) and one.weight > 0
+            expected = whole.attended[one.layer][b, one.head - 1, r, one.frame_index - batch.begins[b]]
+            assert one.weight == pytest.approx(float(expected), rel=1e-4) and one.weight > 0
 
 
 def test_drawn_captions_are_a_function_of_the_seed_and_no_longer_than_asked(decoder, tokenizer):

@@ -74,11 +74,13 @@ def _slow_frame(mapper, embedding, now, segment_start, stored, *, store, outlive
                 local = [
                     (keys[m, h] @ queries[n, h] * attention.log_scale[h].exp(), values[m, h]) for m in range(len(y))
                 ]
-                far, told = [], 0.0
+                far, features_read = [], 0.0
                 if attention.memory is not None:
-                    far, told = _slow_retrieval(attention, queries[n, h], h, now, segment_start, stored[number])
+                    far, features_read = _slow_retrieval(
+                        attention, queries[n, h], h, now, segment_start, stored[number]
+                    )
                 out, paid = _slow_combine(attention.memory, h, local, far)
-                heads.append(out + told)
+                heads.append(out + features_read)
                 for (_, _, frame), weight in zip(far, paid, strict=True):
                     if attended is not None:
                         attended[frame] = attended[frame] + weight
@@ -116,13 +118,13 @@ def _slow_retrieval(attention, query, h, now, segment_start, stored):
     within = candidates([entry for entry in recent if entry[0] >= segment_start])
     before = candidates([entry for entry in outlived if entry[0] < segment_start])
     excess = max(0.0, math.log(len(before) / config.usual_keys)) if before and config.usual_keys else 0.0
-    told = 0.0
+    features_read = 0.0
     if config.match_features:
         cosines = [key @ query for _, key, _ in before[: config.k]]
         best = cosines[0] if cosines else query.new_zeros(())
         sixteenth = cosines[15] if len(cosines) > 15 else query.new_zeros(())
         features = [query.new_tensor(bool(cosines)), best, sixteenth, query.new_tensor(excess / config.excess_unit)]
-        told = torch.stack(features) @ memory.match_value[h]
+        features_read = torch.stack(features) @ memory.match_value[h]
     found = []
     for frame, key, value in within[: config.k] + before[: config.k]:
         logit = key @ query
@@ -134,7 +136,7 @@ def _slow_retrieval(attention, query, h, now, segment_start, stored):
             value = value + memory.age_value[h, table, row]
         lowered = excess if frame < segment_start else 0.0
         found.append((logit * attention.log_scale[h].exp() - lowered, value, frame))
-    return found, told
+    return found, features_read
 
 
 def _slow_combine(memory, h, local, far):
@@ -236,9 +238,9 @@ def test_what_is_remembered_in_bf16_is_nearly_what_float32_remembers(time):
         mapper(embeddings, moments).sum().backward()
     assert all(layer.attention.query.weight.grad.any() for layer in mapper.layers)
     for layer, history in exact.items():
-        for wanted, found in ((history.keys, near[layer].keys), (history.values, near[layer].values)):
+        for expected, found in ((history.keys, near[layer].keys), (history.values, near[layer].values)):
             assert found.dtype == torch.bfloat16
-            error = (found.float() - wanted).norm() / wanted.norm()
+            error = (found.float() - expected).norm() / expected.norm()
             assert 0 < error < 0.06
 
 
@@ -313,9 +315,9 @@ def test_training_begins_with_the_scales_biases_and_marks_that_the_params_say():
     scales = torch.stack([layer.attention.log_scale.exp() for layer in mapper.layers])
     torch.testing.assert_close(scales, torch.tensor([[10.0] * 4, [10, 10, 17, 17], [10] * 4]))
     memory = mapper.layers[1].attention.memory
-    wanted = torch.zeros(4, 2, AGE_BUCKETS)  # [H, side, bucket]: of the segment, then from before it
-    wanted[:2, 1] = wanted[2:, 0] = -0.25
-    assert torch.equal(memory.age_bias, wanted)
+    expected = torch.zeros(4, 2, AGE_BUCKETS)  # [H, side, bucket]: of the segment, then from before it
+    expected[:2, 1] = expected[2:, 0] = -0.25
+    assert torch.equal(memory.age_bias, expected)
     # Values: what all ages of a side share is of length 3, and each head and side has a vector of its own.
     marks = memory.age_value.mean(2).flatten(0, 1)
     torch.testing.assert_close(marks.norm(dim=-1), torch.full((8,), 3.0), rtol=0.15, atol=0)
@@ -350,8 +352,8 @@ def test_the_attention_paid_to_a_frame_is_the_mean_over_the_tokens_that_pay_it(g
         _slow_frame(mapper, frames[0, t], t, 0, stored, store=True)
     summed: dict[int, torch.Tensor] = {}  # over heads and tokens
     _slow_frame(mapper, frames[0, 5], 5, 3, stored, store=False, attended=summed)
-    wanted = torch.stack([summed[t] for t in range(5)]) / (2 * mapper.config.tokens)
-    torch.testing.assert_close(paid[0, :, 0, :5].mean(0), wanted)
+    expected = torch.stack([summed[t] for t in range(5)]) / (2 * mapper.config.tokens)
+    torch.testing.assert_close(paid[0, :, 0, :5].mean(0), expected)
     assert 0 < paid.sum() < 2  # two heads, each of which pays something to itself
 
 

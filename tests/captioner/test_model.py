@@ -63,8 +63,8 @@ def test_the_log_probability_of_a_caption_is_the_decoders_own(decoder, tokenizer
         words = tokenizer(captions[batch.segments[0].segment_id].caption)["input_ids"]
         inputs = torch.cat([prefix, decoder.get_input_embeddings()(torch.tensor(words, dtype=torch.int64))])
         log_probs = decoder(inputs_embeds=inputs[None]).logits[0].log_softmax(-1)
-    wanted = sum(log_probs[len(prefix) - 1 + i, token] for i, token in enumerate([*words, 0]))
-    assert captions[batch.segments[0].segment_id].log_prob == pytest.approx(float(wanted), abs=1e-4)
+    expected = sum(log_probs[len(prefix) - 1 + i, token] for i, token in enumerate([*words, 0]))
+    assert captions[batch.segments[0].segment_id].log_prob == pytest.approx(float(expected), abs=1e-4)
 
 
 def test_a_captioner_comes_back_from_its_folder_as_it_was(decoder, tokenizer, tmp_path):

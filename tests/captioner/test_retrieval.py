@@ -32,7 +32,7 @@ def test_nearest_finds_the_largest_inner_products_of_each_window(seed, batch, he
         index, best = nearest(queries, keys, windows, k=k)
     found = best.isfinite()
     for b, h, q, n in torch.cartesian_prod(*map(torch.arange, (batch, heads, asking, tokens))).tolist():
-        wanted = []
+        expected = []
         for first, stop, seen in windows:
             inside = range(max(0, int(first[b, q])), min(frames, int(stop[b, q])))
             scores = [
@@ -41,5 +41,5 @@ def test_nearest_finds_the_largest_inner_products_of_each_window(seed, batch, he
                 for m in range(tokens)
                 if seen is None or seen[b, q, t]
             ]
-            wanted += [place for _, place in sorted(scores, reverse=True)[:k]]
-        assert sorted(index[b, h, q, n][found[b, h, q, n]].tolist()) == sorted(wanted)
+            expected += [place for _, place in sorted(scores, reverse=True)[:k]]
+        assert sorted(index[b, h, q, n][found[b, h, q, n]].tolist()) == sorted(expected)

@@ -57,11 +57,11 @@ def test_a_decoder_that_was_trained_is_saved_and_gives_the_same_captions_back(mo
     fit(captioner, tokenizer, tmp_path / "work")
     finish(captioner, tokenizer, work=tmp_path / "work", folder=tmp_path / "out", curves=tmp_path / "curves")
     batch = collate(examples_for(captioner)[:5])
-    wanted = caption_batch(captioner, tokenizer, batch, **BEAM)
+    expected = caption_batch(captioner, tokenizer, batch, **BEAM)
 
     loaded, loaded_tokenizer = load_captioner(tmp_path / "out", tmp_path / "decoder")
     assert changed(before, weights(loaded.decoder))
-    assert caption_batch(loaded, loaded_tokenizer, batch, **BEAM) == wanted
+    assert caption_batch(loaded, loaded_tokenizer, batch, **BEAM) == expected
     assert not (tmp_path / "work").exists()
     assert (tmp_path / "curves/plots/metrics/val/loss.tsv").read_text().count("\n") == 1 + 4
 
@@ -117,9 +117,9 @@ def test_a_loss_that_is_no_number_ends_the_training_and_says_when(decoder, token
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
 def test_what_is_trained_is_float32_whatever_the_decoder_was_stored_as(stored, mode, decoder, tokenizer, tmp_path):
     save_decoder(tmp_path / "decoder", decoder.to(stored), tokenizer)
-    for asked in (torch.float32, torch.bfloat16):
-        loaded, _ = load_decoder(tmp_path / "decoder", dtype=asked)
-        assert loaded.dtype == (torch.bfloat16 if stored == asked else torch.float32)
+    for requested in (torch.float32, torch.bfloat16):
+        loaded, _ = load_decoder(tmp_path / "decoder", dtype=requested)
+        assert loaded.dtype == (torch.bfloat16 if stored == requested else torch.float32)
         captioner = make(loaded)
         set_trainable(captioner, mode, LoraParams(rank=2, alpha=4, dropout=0.0))
         assert {p.dtype for p in captioner.parameters() if p.requires_grad} == {torch.float32}

@@ -52,7 +52,7 @@ def special(kind: bytes, target: str = "") -> tarfile.TarInfo:
     return info
 
 
-def opened(name: str, content: bytes, folder: Path, *, cuts=(), wanted=None, read=None) -> Archive:
+def opened(name: str, content: bytes, folder: Path, *, cuts=(), expected=None, read=None) -> Archive:
     """The archive in parts, cut at these bytes."""
     ends = [0, *cuts, len(content)]
     parts = [content[start:end] for start, end in pairwise(ends)]
@@ -61,7 +61,7 @@ def opened(name: str, content: bytes, folder: Path, *, cuts=(), wanted=None, rea
         return lambda start, end: (read and read(start, end), part[start:end])[1]
 
     parts = [Part(len(part), reader(part)) for part in parts]
-    return Archive(name, parts, index=folder / "index" / "0.jsonl", wanted=wanted or {}, max_file_bytes=1e9)
+    return Archive(name, parts, index=folder / "index" / "0.jsonl", expected=expected or {}, max_file_bytes=1e9)
 
 
 VIDEOS = (("videos/v_a.mp4", b"a" * 3000), ("videos/v_b.mp4", b"b" * 512), ("./v_c.mkv", b"c" * 70_000))
@@ -73,16 +73,16 @@ def test_any_member_can_be_read_wherever_the_parts_are_cut(tmp_path, name):
     content = KINDS[name]
     for step in (len(content), 700, 37 if len(content) < 2000 else 5000):
         folder = tmp_path / str(step)
-        wanted = {"v_a": folder / "v_a" / "video", "v_c": folder / "v_c" / "video"}
-        archive = opened(name, content, folder, cuts=range(step, len(content), step), wanted=wanted)
+        expected = {"v_a": folder / "v_a" / "video", "v_c": folder / "v_c" / "video"}
+        archive = opened(name, content, folder, cuts=range(step, len(content), step), expected=expected)
         members = {member.stem: member for member in archive.members()}
         assert [(one.name, one.size, one.problem) for one in members.values()] == [
             (name, len(data), None) for name, data in VIDEOS
         ]
         for stem, data in (("v_a", b"a" * 3000), ("v_c", b"c" * 70_000)):
-            if not wanted[stem].exists():
-                archive.read(members[stem], wanted[stem])
-            assert wanted[stem].read_bytes() == data
+            if not expected[stem].exists():
+                archive.read(members[stem], expected[stem])
+            assert expected[stem].read_bytes() == data
         assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == (
             ["video", "video"] if name == "x.zip" else ["0.jsonl", "video", "video"]
         )
@@ -91,11 +91,11 @@ def test_any_member_can_be_read_wherever_the_parts_are_cut(tmp_path, name):
 def test_a_walk_that_was_killed_goes_on_at_the_header_where_it_was(tmp_path):
     content = tar(*((f"v_{i}.mp4", bytes([i]) * 200_000) for i in range(20)))
     whole = opened("x.tar", content, tmp_path / "whole").members()
-    asked = []
+    starts = []
 
     def breaks(start, end):
-        asked.append(start)
-        if len(asked) == 12:
+        starts.append(start)
+        if len(starts) == 12:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -127,9 +127,9 @@ def test_a_member_whose_reading_was_killed_is_gone_on_with(tmp_path, monkeypatch
     file = tmp_path / "v_c" / "video"
     file.parent.mkdir()
     archives.part_of(file).write_bytes(b"c" * 60_000)
-    asked = []
-    opened("x.tar", KINDS["x.tar"], tmp_path, read=lambda *ends: asked.append(ends)).read(member, file)
-    assert file.read_bytes() == b"c" * 70_000 and asked[0][0] == member.offset + 60_000 and len(asked) == 10
+    reads = []
+    opened("x.tar", KINDS["x.tar"], tmp_path, read=lambda *ends: reads.append(ends)).read(member, file)
+    assert file.read_bytes() == b"c" * 70_000 and reads[0][0] == member.offset + 60_000 and len(reads) == 10
 
 
 ATTACKS = {
@@ -147,10 +147,10 @@ ATTACKS = {
 def test_a_member_of_a_tar_that_is_no_plain_file_below_it_is_not_read(tmp_path, kind, attack):
     name, content, problem = ATTACKS[attack]
     packed = tar((name, content), ("v_good.mp4", b"good"), kind="w:gz" if kind.endswith("gz") else "w")
-    wanted = {stem: tmp_path / "partial" / stem / "video" for stem in ("v_evil", "v_good")}
-    evil, good = opened(kind, packed, tmp_path / "deep", wanted=wanted).members()
+    expected = {stem: tmp_path / "partial" / stem / "video" for stem in ("v_evil", "v_good")}
+    evil, good = opened(kind, packed, tmp_path / "deep", expected=expected).members()
     assert (evil.stem, evil.problem) == ("v_evil", problem) and good.problem is None
-    assert not wanted["v_evil"].exists()
+    assert not expected["v_evil"].exists()
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"0.jsonl", "video"}
 
 
@@ -172,11 +172,11 @@ def test_a_gzip_that_unpacks_to_far_more_than_it_is_is_left_before_the_end(tmp_p
         file.write(info.tobuf())
         for _ in range(120):
             file.write(bytes(2**20))
-    wanted = {"v_a": tmp_path / "v_a" / "video"}
-    for what in (wanted, {}):  # also where it is only skipped
+    expected = {"v_a": tmp_path / "v_a" / "video"}
+    for what in (expected, {}):  # also where it is only skipped
         with pytest.raises(ValueError, match=r"x.tgz: [\d,]+ bytes unpack to 10\d,\d+,\d+: a decompression bomb"):
-            opened("x.tgz", packed.getvalue(), tmp_path, wanted=what).members()
-    assert not wanted["v_a"].exists()
+            opened("x.tgz", packed.getvalue(), tmp_path, expected=what).members()
+    assert not expected["v_a"].exists()
 
 
 def test_a_header_that_would_fill_the_memory_is_not_read(tmp_path):
@@ -279,7 +279,7 @@ def test_wanted_videos_come_out_of_a_repositorys_parts_and_nothing_else(hub, ask
     assert (data / "media" / "v_a.mp4").read_bytes() == good
     assert sum(path.stat().st_size for path in data.rglob("*") if path.is_file()) < len(content) / 4  # no second copy
 
-    site.asked.clear()
+    site.requests.clear()
     hub({**in_parts(content, 100_000, "Activity.tar"), "README.md": b"# Edited"}, commit="d" * 40)
     assert ask("v_a", "v_b", "v_noise", "v_evil", "v_link", "v_gone") == rows
     assert not any("resolve" in path for path in site.paths())  # a new commit, the same archives
@@ -310,12 +310,12 @@ def test_a_run_that_was_killed_asks_only_for_what_is_missing(hub, ask, site, mak
     there = {path.stem for path in videos.glob("*.mp4")}
     assert 0 < len(there) < 6
     hub(in_parts(content, 1_000_000, "x.tar"))
-    site.asked.clear()
+    site.requests.clear()
     rows = ask(*(f"v_{i}" for i in range(6)))
     assert {row.status for row in rows.values()} == {"ok"}
-    ranges = [asked.removeprefix("bytes=").split("-") for _, path, asked in site.asked if asked]
-    wanted = (6 - len(there)) * len(good)
-    assert sum(int(end) + 1 - int(start) for start, end in ranges) <= wanted
+    ranges = [part.removeprefix("bytes=").split("-") for _, path, part in site.requests if part]
+    expected = (6 - len(there)) * len(good)
+    assert sum(int(end) + 1 - int(start) for start, end in ranges) <= expected
 
 
 def test_a_subset_of_an_archive_costs_a_subset_of_its_bytes(hub, ask, site, make_video):
@@ -324,7 +324,7 @@ def test_a_subset_of_an_archive_costs_a_subset_of_its_bytes(hub, ask, site, make
     hub(in_parts(content, 5_000_000, "x.tar"))
     rows = ask(*(f"v_{i}" for i in range(12)), videos=2)
     assert sorted(row.status for row in rows.values()) == ["ok"] * 2 + ["skipped"] * 10
-    ranges = [asked.removeprefix("bytes=").split("-") for _, path, asked in site.asked if asked]
+    ranges = [part.removeprefix("bytes=").split("-") for _, path, part in site.requests if part]
     assert sum(int(end) - int(start) for start, end in ranges) < len(content) / 3
 
 

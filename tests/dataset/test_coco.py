@@ -125,10 +125,10 @@ def test_pictures_go_from_the_zip_to_the_frames_without_being_unpacked(params, s
     assert found.num_rows == 1
     with Image.open(io.BytesIO(found["jpeg"][0].as_py())) as shown:
         assert shown.size == (64, 48) and shown.getpixel((9, 9))[0] == pytest.approx(80, abs=9)
-    site.asked.clear()
+    site.requests.clear()
     before = (data / "ledger.parquet").read_bytes()
     stages.download.main("pictures")
-    assert not site.asked and (data / "ledger.parquet").read_bytes() == before
+    assert not site.requests and (data / "ledger.parquet").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -195,13 +195,13 @@ def test_a_zip_that_was_changed_is_not_taken_for_the_old_one(params, site, publi
 
 
 def test_a_zip_without_an_md5_is_fetched_again_from_another_address(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr("pipeline.dataset.sources.coco.fetch_file", lambda url, path, **_: asked.append(path))
-    how = {"annotations": "", "karpathy": "", "md5": {"val2017.zip": None}, "retries": 0, "timeout_s": 1.0}
-    how |= {"backoff_s": 0.0, "max_file_gb": 1.0, "max_captions_gb": 1.0}
+    fetched = []
+    monkeypatch.setattr("pipeline.dataset.sources.coco.fetch_file", lambda url, path, **_: fetched.append(path))
+    options = {"annotations": "", "karpathy": "", "md5": {"val2017.zip": None}, "retries": 0, "timeout_s": 1.0}
+    options |= {"backoff_s": 0.0, "max_file_gb": 1.0, "max_captions_gb": 1.0}
     for address in ("http://here", "http://here", "http://there"):
-        Coco(tmp_path, pictures=address, **how).pictures("val2017")
-    assert asked[0] == asked[1] != asked[2]
+        Coco(tmp_path, pictures=address, **options).pictures("val2017")
+    assert fetched[0] == fetched[1] != fetched[2]
 
 
 @pytest.fixture
@@ -226,9 +226,9 @@ def test_a_file_arrives_whole_however_its_site_behaves(site, tmp_path, large, pa
     target = tmp_path / "x.zip"
     fetch_file(f"{site.url}/x.zip", target, md5=hashlib.md5(large).hexdigest(), **OPTIONS)
     assert target.read_bytes() == large and list(tmp_path.iterdir()) == [target]
-    asked = len(site.asked)
+    before = len(site.before)
     fetch_file(f"{site.url}/x.zip", target, md5=None, **OPTIONS)
-    assert len(site.asked) == asked
+    assert len(site.before) == before
 
 
 def test_a_file_that_was_killed_goes_on_where_it_was(site, tmp_path, large):
@@ -248,7 +248,7 @@ def test_a_file_that_was_killed_goes_on_where_it_was(site, tmp_path, large):
     had = partial.stat().st_size
     site.pages["/x.zip"] = Page(large)
     fetch_file(f"{site.url}/x.zip", target, md5=hashlib.md5(large).hexdigest(), **OPTIONS)
-    assert site.asked[-1] == ("GET", "/x.zip", f"bytes={had}-") and 0 < had < len(large)
+    assert site.requests[-1] == ("GET", "/x.zip", f"bytes={had}-") and 0 < had < len(large)
 
 
 def test_a_site_that_will_not_give_a_file_is_said(site, tmp_path, large):
@@ -257,7 +257,7 @@ def test_a_site_that_will_not_give_a_file_is_said(site, tmp_path, large):
     site.pages["/busy.zip"] = Page(b"busy", 503)
     with pytest.raises(ValueError, match=r"/busy.zip: HTTP 503; the part so far is kept, run the stage again"):
         fetch_file(f"{site.url}/busy.zip", tmp_path / "x.zip", md5=None, **OPTIONS)
-    assert len(site.asked) == 1 + 3
+    assert len(site.requests) == 1 + 3
     site.pages["/cut.zip"] = [Page(large, cut=1_000_000), Page(b"busy", 503)]
     with pytest.raises(ValueError, match=r"/cut.zip: HTTP 503"):
         fetch_file(f"{site.url}/cut.zip", tmp_path / "y.zip", md5=None, **OPTIONS)
@@ -324,7 +324,7 @@ def test_an_answer_that_makes_no_sense_is_said_with_its_address(site, tmp_path, 
     site.pages["/x.zip"] = page
     with pytest.raises(ValueError, match=message) as raised:
         fetch_file(f"{site.url}/x.zip", tmp_path / "x.zip", md5=None, **OPTIONS)
-    assert "\x1b" not in str(raised.value) and len(site.asked) == 1
+    assert "\x1b" not in str(raised.value) and len(site.requests) == 1
 
 
 def test_captions_that_would_fill_the_memory_are_not_unpacked(params, site, published):

@@ -81,28 +81,28 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path):
 def short_of_memory(monkeypatch):
     """Makes ffmpeg run as `how` says: under a limit of its own, which nobody here can know of."""
 
-    def make(how: str) -> None:
+    def make(problem: str) -> None:
         start = children.start
         monkeypatch.setattr(
-            children, "start", lambda arguments, **options: start(["sh", "-c", how, *arguments], **options)
+            children, "start", lambda arguments, **options: start(["sh", "-c", problem, *arguments], **options)
         )
 
     return make
 
 
 @pytest.mark.parametrize(
-    "how",
+    "problem",
     [
         'ulimit -v 200000; exec "$0" "$@"',  # it cannot start a thread
         '"$0" "$@"; echo "[h264 @ 0x5] [error] Cannot allocate memory" >&2',  # it goes on without what found no room
         '"$0" "$@"; exit 244',
     ],
 )
-def test_an_ffmpeg_without_memory_says_nothing_of_the_video(film, short_of_memory, how):
-    wanted = verdict.examine("v", film)
-    short_of_memory(how)
+def test_an_ffmpeg_without_memory_says_nothing_of_the_video(film, short_of_memory, problem):
+    expected = verdict.examine("v", film)
+    short_of_memory(problem)
     row, found = verdict.examine("v", film), sample(film)
-    assert wanted.status == "ok" and row.status == "unavailable" and not found.jpegs and not found.final
+    assert expected.status == "ok" and row.status == "unavailable" and not found.jpegs and not found.final
     assert row.reason == found.reason and "ffmpeg ran out of memory" in row.reason
 
 
@@ -161,11 +161,11 @@ def shim(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
 def test_one_read_that_fails_does_not_condemn_a_good_video(film, shim, tmp_path, monkeypatch, number):
-    wanted = sample(film)
+    expected = sample(film)
     for name, value in {"FAILS": film.name, "AT": "4", "ERRNO": str(number), "ONCE": str(tmp_path / "once")}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("LD_PRELOAD", str(shim))
-    assert sample(film) == wanted and wanted.reason is None
+    assert sample(film) == expected and expected.reason is None
     assert (tmp_path / "once").exists()
 
     (tmp_path / "once").unlink()

@@ -208,10 +208,10 @@ def test_a_ledger_of_another_revision_is_one_line_to_readers_and_made_again_by_t
     path.parent.mkdir(parents=True)
     old = pa.table({"video_id": ["a"], "status": ["ok"], "sha256": ["00"]})
     pq.write_table(old.replace_schema_metadata({"verdict": verdict.version(), "source": "youtube"}), path)
-    wanted = (
+    expected = (
         r"ledger.parquet has the columns video_id, status, sha256, expected video_id, .*; make it again with: dvc repro"
     )
-    with pytest.raises(ValueError, match=wanted):
+    with pytest.raises(ValueError, match=expected):
         ledger.read(path)
     with Journal(path, source="youtube") as journal:
         assert journal.known == {}

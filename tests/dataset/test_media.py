@@ -6,7 +6,7 @@ from pipeline.dataset import media
 
 
 @pytest.mark.parametrize(
-    ("names", "pictures", "wanted"),
+    ("names", "pictures", "expected"),
     [
         ({"x.jpg": 9, "x.mp4": 5}, False, "x.mp4"),  # a downloader's thumbnail
         ({"x.webp": 9, "x.video": 5}, False, "x.video"),
@@ -18,12 +18,12 @@ from pipeline.dataset import media
         ({"x.mp4": 5, "x.mkv": 5}, False, "x.mkv"),
     ],
 )
-def test_of_files_that_share_a_stem_the_one_that_is_meant_is_chosen(tmp_path, names, pictures, wanted):
+def test_of_files_that_share_a_stem_the_one_that_is_meant_is_chosen(tmp_path, names, pictures, expected):
     for name, size in names.items():
         (tmp_path / name).write_bytes(bytes(size))
     first, others = media.best((tmp_path / name for name in names), pictures=pictures)
-    assert first.name == wanted
-    assert media.skipped_files(others, tmp_path) == f"skipped: {', '.join(sorted(names.keys() - {wanted}))}"
+    assert first.name == expected
+    assert media.skipped_files(others, tmp_path) == f"skipped: {', '.join(sorted(names.keys() - {expected}))}"
     assert pictures or media.files(tmp_path) == {"x": first}
 
 

@@ -212,8 +212,8 @@ def as_encrypted(data: bytes) -> bytes:
 
 def test_an_encrypted_video_is_called_so(tmp_path, monkeypatch):
     key, name = "76a6c65c5ea762046bd749a2e632ccbb", "a7e61c373e219033c21091fa607bf3b8"
-    how = ("-encryption_scheme", "cenc-aes-ctr", "-encryption_key", key, "-encryption_kid", name)
-    assert probe.check(film(tmp_path / "a.mp4", *how)) == probe.Probed(None, "encrypted")
+    encryption = ("-encryption_scheme", "cenc-aes-ctr", "-encryption_key", key, "-encryption_kid", name)
+    assert probe.check(film(tmp_path / "a.mp4", *encryption)) == probe.Probed(None, "encrypted")
     with monkeypatch.context() as patch:  # encrypted pictures may decode by chance
         patch.setattr(probe, "_first", lambda *_: av.VideoFrame(64, 48))
         assert probe.probe(tmp_path / "a.mp4") == probe.Probed(None, "encrypted")

@@ -119,7 +119,7 @@ def test_msrvtts_json_and_clipberts_lines(tmp_path):
 
 
 def test_vqas_questions_and_annotations(tmp_path):
-    asked = {"questions": [{"image_id": 9, "question": "How many?", "question_id": 9000}], "license": {}}
+    vqa = {"questions": [{"image_id": 9, "question": "How many?", "question_id": 9000}], "license": {}}
     votes = ["two", "2", "2.", "3", "a pair", "2", "2", "2", "2", "two"]
     annotation = {
         "question_type": "how many",
@@ -129,7 +129,7 @@ def test_vqas_questions_and_annotations(tmp_path):
         "answer_type": "number",
         "question_id": 9000,
     }
-    paths = [write(tmp_path / "q.json", asked), write(tmp_path / "a.json", {"annotations": [annotation]})]
+    paths = [write(tmp_path / "q.json", vqa), write(tmp_path / "a.json", {"annotations": [annotation]})]
     [found] = read_questions(paths)
     assert (found.video_id, found.kind, found.answer_type, found.votes) == ("9", "how many", "number", tuple(votes))
     assert found.answers == ("2", "3", "pair")
@@ -284,12 +284,12 @@ def test_the_table_of_contractions_is_vqas():
 
 
 @pytest.mark.parametrize(
-    ("answer", "agree", "wanted"),
+    ("answer", "agree", "expected"),
     [("dog", 0, 0.0), ("dog", 1, 0.3), ("dog", 2, 0.6), ("dog", 3, 0.9), ("dog", 4, 1.0), ("dog", 10, 1.0)],
 )
-def test_an_answer_is_worth_a_third_for_each_who_agrees_left_out_in_turn(answer, agree, wanted):
+def test_an_answer_is_worth_a_third_for_each_who_agrees_left_out_in_turn(answer, agree, expected):
     votes = ["dog"] * agree + [f"cat {number}" for number in range(11, 21 - agree)]
-    assert accuracy(answer, votes) == pytest.approx(wanted)
+    assert accuracy(answer, votes) == pytest.approx(expected)
 
 
 def test_where_all_say_the_same_nothing_is_normalised():

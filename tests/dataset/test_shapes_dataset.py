@@ -102,9 +102,9 @@ def test_a_video_shows_its_scene_at_its_rate(written):
         (stream,) = container.streams.video
         assert stream.codec_context.name == "h264" and stream.codec_context.pix_fmt == "yuv420p"
         shown = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
-    wanted = list(video_frames(scene, 64, 10))
-    assert len(shown) == len(wanted) == truth["frames"]
-    for (shown_s, picture), (wanted_s, drawn) in zip(shown, wanted, strict=True):
+    expected = list(video_frames(scene, 64, 10))
+    assert len(shown) == len(expected) == truth["frames"]
+    for (shown_s, picture), (wanted_s, drawn) in zip(shown, expected, strict=True):
         assert shown_s == pytest.approx(wanted_s, abs=1e-3)
         assert np.abs(picture.astype(int) - drawn).mean() < 6  # chroma is at half the resolution
 
@@ -158,8 +158,8 @@ def test_splits_and_sizes_that_cannot_be_are_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["times", "first"])
 def test_long_videos_of_several_moments_have_their_captions_and_ground_truth(tmp_path, kind):
-    how = {"seed": 0, "minutes": 0.75, "age_s": 8.0, "size_px": 32, "fps": 2, "captions_per_segment": 5}
-    (video,) = write_long_videos(tmp_path / "m", tmp_path / "a", count=1, workers=1, kind=kind, **how)
+    options = {"seed": 0, "minutes": 0.75, "age_s": 8.0, "size_px": 32, "fps": 2, "captions_per_segment": 5}
+    (video,) = write_long_videos(tmp_path / "m", tmp_path / "a", count=1, workers=1, kind=kind, **options)
     entry = json.loads((tmp_path / "a/val_2.json").read_text())[video]
     truth = json.loads((tmp_path / "a/scenes.json").read_text())[video]
     last = truth["segments"][-1]
@@ -170,14 +170,14 @@ def test_long_videos_of_several_moments_have_their_captions_and_ground_truth(tmp
         assert last["facts"]["event"] == f"returns_{len(seen[0]['shown']) - 1}"  # the last time is the return
     else:
         first, second = sorted(seen, key=lambda one: one["shown"][0]["from_s"])
-        wanted = [{"colour": one["colour"], "shape": one["shape"], "look": ""} for one in (first, second)]
-        assert last["facts"]["things"] == wanted
+        expected = [{"colour": one["colour"], "shape": one["shape"], "look": ""} for one in (first, second)]
+        assert last["facts"]["things"] == expected
     assert (tmp_path / f"m/{video}.mp4").stat().st_size > 1000
 
 
 def test_long_videos_end_with_what_comes_back_or_in_so_long_after_the_evidence(tmp_path):
-    how = {"seed": 0, "minutes": 0.5, "age_s": 8.0, "size_px": 32, "fps": 5, "captions_per_segment": 2}
-    ids = write_long_videos(tmp_path / "media", tmp_path / "annotations", count=2, workers=1, **how)
+    options = {"seed": 0, "minutes": 0.5, "age_s": 8.0, "size_px": 32, "fps": 5, "captions_per_segment": 2}
+    ids = write_long_videos(tmp_path / "media", tmp_path / "annotations", count=2, workers=1, **options)
     entries = json.loads((tmp_path / "annotations/val_2.json").read_text())
     truth = json.loads((tmp_path / "annotations/scenes.json").read_text())
     assert list(entries) == list(truth) == ids
@@ -189,6 +189,6 @@ def test_long_videos_end_with_what_comes_back_or_in_so_long_after_the_evidence(t
         assert last["start_s"] - 9 < shown["shown"][0]["to_s"] < last["start_s"] - 8 + 0.1
         with av.open(str(tmp_path / f"media/{video}.mp4")) as container:
             assert sum(1 for _ in container.decode(video=0)) == 150
-    again = write_long_videos(tmp_path / "more/media", tmp_path / "more/annotations", count=1, workers=1, **how)
+    again = write_long_videos(tmp_path / "more/media", tmp_path / "more/annotations", count=1, workers=1, **options)
     assert again == ids[:1]
     assert (tmp_path / f"more/media/{ids[0]}.mp4").read_bytes() == (tmp_path / f"media/{ids[0]}.mp4").read_bytes()

@@ -87,10 +87,10 @@ def test_answers_and_evidence_are_those_of_the_ground_truth(truths, questions):
                 if one["kind"] == "order"
                 and f"{one['facts']['things'][0]['colour']} {one['facts']['things'][0]['shape']}" in question.question
             ]
-            said = segment["facts"]["places"] or segment["facts"]["colours"]
+            named = segment["facts"]["places"] or segment["facts"]["colours"]
             rest = question.question.split(segment["facts"]["things"][0]["shape"])[1]
-            first, second = sorted((word for word in said if f" {word}" in rest), key=rest.index)
-            assert (said.index(first) < said.index(second)) == (question.answer == "yes")
+            first, second = sorted((word for word in named if f" {word}" in rest), key=rest.index)
+            assert (named.index(first) < named.index(second)) == (question.answer == "yes")
 
 
 def test_more_videos_change_no_earlier_question(truths, questions):

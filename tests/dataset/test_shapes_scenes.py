@@ -97,9 +97,9 @@ def test_videos_are_as_long_as_promised_and_their_segments_apart(scenes):
 def test_all_facts_are_possible_and_kinds_have_their_shares(segments):
     assert all(possible(segment.facts) for _, _, segment, _ in segments)
     shares = Counter(segment.kind for _, _, segment, _ in segments)
-    wanted = {"now": 0.27, "earlier": 0.27, "order": 0.17, "before": 0.29}
+    expected = {"now": 0.27, "earlier": 0.27, "order": 0.17, "before": 0.29}
     assert set(shares) == set(KINDS)
-    for kind, share in wanted.items():
+    for kind, share in expected.items():
         assert shares[kind] / len(segments) == pytest.approx(share, abs=0.02)
 
 
@@ -280,16 +280,16 @@ def test_in_a_long_video_what_comes_back_was_seen_at_its_distance_and_never_else
         gaps = [start - end for (_, end), (start, _) in itertools.pairwise(ends)]
         assert max(gaps) < 10  # time passes with one segment after the other
         last = scene.segments[-1]
-        (asked,) = last.facts.things
+        (named,) = last.facts.things
         (shown,) = [track for track in scene.tracks if track.object_id == "shown"][:1]
         evidence = {shown.colours[0][1], shown.shape}
-        assert (evidence == {asked.colour, asked.shape}) == (last.facts.event == "comes_back")
+        assert (evidence == {named.colour, named.shape}) == (last.facts.event == "comes_back")
         assert abs(last.start_s - age_s - shown.alpha[-1][0]) < 1
         full = [t / 10 for t in range(int(10 * scene.duration_s)) if (s := shown.at(t / 10)) and s.alpha == 1]
         assert 1.0 <= len([t for t in full if t < shown.y[0][0]]) / 10 <= 1.2
         for track in scene.tracks:
             for _, colour in track.colours:
-                if (colour, track.shape) in ((asked.colour, asked.shape), (shown.colours[0][1], shown.shape)):
+                if (colour, track.shape) in ((named.colour, named.shape), (shown.colours[0][1], shown.shape)):
                     assert track is shown or track.alpha[0][0] > last.start_s
 
 

@@ -114,13 +114,13 @@ def test_another_run_asks_again_for_what_can_pass_and_for_nothing_else(ask, site
     ids = ("v_good", "v_later", "v_noise", "v_gone")
     first, data = ask(*ids)
     site.pages["/later.mp4"] = good
-    site.asked.clear()
+    site.requests.clear()
     again, _ = ask(*ids)
     assert set(site.paths()) == {"/later.mp4"}
     assert (again["v_later"].status, again["v_later"].attempts) == ("ok", 3)
     assert all(again[i] == first[i] for i in ids if i != "v_later")
     (data / "ledger.parquet").unlink()  # how to ask for everything again
-    site.asked.clear()
+    site.requests.clear()
     ask(*ids)
     assert set(site.paths()) == {"/noise.mp4", "/gone.mp4"}
 
@@ -142,7 +142,7 @@ def test_make_retry_asks_again_for_what_can_pass_and_dvc_knows_what_came_of_it(
         repo.reproduce([own], single_item=True)
         assert repo.status([own]) == {}
     site.pages["/later.mp4"] = good
-    site.asked.clear()
+    site.requests.clear()
     arguments = recipe[1].replace("download@pictures ", "").split()  # which would be rendered again
     done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -161,8 +161,8 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(ask, site, noisy):
     site.pages = {"/a.mp4": Page(noisy, cut=size // 3)}
     rows, data = ask("v_a", **{"youtube.retries": 3})
     assert rows["v_a"].status == "ok" and (data / "media" / "v_a.mp4").read_bytes() == noisy
-    begun = [int(asked.removeprefix("bytes=").split("-")[0]) for _, _, asked in site.asked if asked]
-    assert any(begin >= size // 3 for begin in begun), site.asked
+    begun = [int(ranges.removeprefix("bytes=").split("-")[0]) for _, _, ranges in site.ranges if ranges]
+    assert any(begin >= size // 3 for begin in begun), site.requests
 
 
 def test_a_download_that_was_killed_goes_on_where_it_was(ask, site, noisy, tmp_path):
@@ -185,10 +185,10 @@ def test_a_download_that_was_killed_goes_on_where_it_was(ask, site, noisy, tmp_p
     had = sum(path.stat().st_size for path in partial.glob("*.part"))
     assert 0 < had < len(noisy)
     site.pages = {"/a.mp4": Page(noisy)}
-    site.asked.clear()
+    site.requests.clear()
     rows, data = ask("v_a")
     assert rows["v_a"].status == "ok" and (data / "media" / "v_a.mp4").read_bytes() == noisy
-    assert ("GET", "/a.mp4", f"bytes={had}-") in site.asked
+    assert ("GET", "/a.mp4", f"bytes={had}-") in site.requests
     assert not list((data / ".partial").iterdir())
 
 
@@ -301,9 +301,9 @@ def test_waits_double_while_the_site_refuses_and_end():
     pace, waits = Pace(None, 0.02, 0.08), []
     with pytest.raises(Closed):
         while True:
-            asked = pace.turn()
-            pace.refused(asked, "rate-limited")
-            pace.refused(asked, "rate-limited")  # another worker's, of the same moment: no longer wait for it
+            turn = pace.turn()
+            pace.refused(turn, "rate-limited")
+            pace.refused(turn, "rate-limited")  # another worker's, of the same moment: no longer wait for it
             waits.append(pace.wait_s)
     assert waits == [0.02, 0.04, 0.08, 0.08] and pace.why == "rate-limited"
     pace = Pace(None, 0.02, 0.08)
@@ -338,7 +338,7 @@ def test_cookies_that_are_none_are_said_before_anything_is_asked(ask, site, tmp_
     (tmp_path / "page.txt").write_text("<html>")
     with pytest.raises(ValueError, match=r"page.txt is not a cookies.txt: its first line is not '# Netscape HTTP Cook"):
         ask("v_a", **{"youtube.cookies": str(tmp_path / "page.txt")})
-    assert not site.asked
+    assert not site.requests
 
 
 def test_an_id_is_a_name_and_no_template(ask, site, make_video):
@@ -350,10 +350,17 @@ def test_an_id_is_a_name_and_no_template(ask, site, make_video):
 
 
 def test_a_host_that_is_not_there_is_a_reason(tmp_path):
-    how = {"max_height_px": 360, "workers": 1, "retries": 0, "timeout_s": 2, "backoff_s": 0.01, "max_backoff_s": 0.01}
-    how |= {"cookies": None, "proxy": None, "videos_per_hour": None}
-    how |= {"max_file_gb": 1, "max_page_mb": 1, "max_minutes": 1}
-    source = Youtube(tmp_path, tmp_path / "partial", url="http://127.0.0.1:9/{id}", **how)
+    options = {
+        "max_height_px": 360,
+        "workers": 1,
+        "retries": 0,
+        "timeout_s": 2,
+        "backoff_s": 0.01,
+        "max_backoff_s": 0.01,
+    }
+    options |= {"cookies": None, "proxy": None, "videos_per_hour": None}
+    options |= {"max_file_gb": 1, "max_page_mb": 1, "max_minutes": 1}
+    source = Youtube(tmp_path, tmp_path / "partial", url="http://127.0.0.1:9/{id}", **options)
     with Journal(tmp_path / "ledger.parquet", source=source.identity) as journal:
         row, file = source.fetch(journal, "v_x", "train", None)
     assert (row.status, row.reason, file) == ("unavailable", "host cannot be reached", None)
@@ -391,9 +398,9 @@ def test_what_cookies_or_a_proxy_might_have_helped_is_asked_for_again_with_them(
     def site(cookies: str | None = None, proxy: str | None = None) -> Site:
         return Site("{id}", 360, cookies, proxy, 0, 1.0, 1e9, 1e9, 60.0, Pace(None, 1, 1))
 
-    def refused(said: str, asked: Site) -> Row:
-        monkeypatch.setattr(youtube, "_download", lambda *_: youtube.reason_of(said))
-        return Row("v_a", "gone", youtube._ask(asked, "v_a", Path())[0])
+    def refused(message: str, source: Site) -> Row:
+        monkeypatch.setattr(youtube, "_download", lambda *_: youtube.reason_of(message))
+        return Row("v_a", "gone", youtube._ask(source, "v_a", Path())[0])
 
     def helps(row: Row) -> dict[str, bool]:
         return {key: youtube._may_pass_now(row, site(**{key: "x"})) for key in ("cookies", "proxy")}

@@ -43,9 +43,9 @@ def test_a_slice_of_a_video_is_what_its_shard_holds(folder, tmp_path):
     for video_id, video in videos.items():
         table = shards.read(folder, video_id)
         values = np.array(table["embedding"].to_pylist(), np.float16)
-        for wanted in (slice(None), slice(0, 1), slice(250, 600), slice(900, 1000), slice(2, 1)):
-            assert np.array_equal(video.embeddings[wanted], values[wanted])
-            assert np.array_equal(video.timestamps[wanted], table["timestamp_s"].to_numpy()[wanted])
+        for expected in (slice(None), slice(0, 1), slice(250, 600), slice(900, 1000), slice(2, 1)):
+            assert np.array_equal(video.embeddings[expected], values[expected])
+            assert np.array_equal(video.timestamps[expected], table["timestamp_s"].to_numpy()[expected])
         assert len(video.embeddings) == len(video.timestamps) == len(table)
         assert video.embeddings[:].dtype == np.float16 and video.timestamps[:].dtype == np.float64
     assert embedding_width(videos) == WIDTH

@@ -74,11 +74,11 @@ PICTURES = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_embeddings_are_those_of_open_clip(folder, dtype):
     embeddings = load_encoder(folder, device=CPU, dtype=dtype).embed(list(PICTURES.values()), batch_size=4)
-    wanted = reference(folder, PICTURES.values())
+    expected = reference(folder, PICTURES.values())
     assert embeddings.dtype == np.float16
     assert embeddings.shape == (len(PICTURES), embedding_width(folder))
-    assert dict(zip(PICTURES, cosines(embeddings, wanted) > 0.999, strict=True)) == dict.fromkeys(PICTURES, True)
-    lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1) / np.linalg.norm(wanted, axis=1)
+    assert dict(zip(PICTURES, cosines(embeddings, expected) > 0.999, strict=True)) == dict.fromkeys(PICTURES, True)
+    lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1) / np.linalg.norm(expected, axis=1)
     assert np.allclose(lengths, 1, atol=0.02)  # not normalised
 
 
@@ -126,14 +126,14 @@ def test_a_picture_that_stays_is_embedded_once(folder, monkeypatch):
     encoder = load_encoder(folder, device=CPU, dtype=torch.float32)
     pictures = [jpeg((64, 64), seed) for seed in range(6)]
     shown = [0] * 5 + [1] + [2] * 9 + [0, 0] + [3, 4, 5, 5]
-    wanted = encoder.embed(pictures, batch_size=4)[shown]
+    expected = encoder.embed(pictures, batch_size=4)[shown]
     decoded, pixels = [], Preprocess.pixels
     monkeypatch.setattr(Preprocess, "pixels", lambda self, one: decoded.append(one) or pixels(self, one))
     videos = [("a", [pictures[i] for i in shown]), ("b", [pictures[5]] * 3), ("c", []), ("d", [pictures[5]])]
     parts = [(name, pa.chunked_array([part])) for name, own in videos for part in (own[:7], own[7:]) if part or not own]
     found = dict(encoder.embed_videos(parts, batch_size=4))
-    assert (found["a"] == wanted).all() and len(found["b"]) == 3 and found["c"].shape == (0, encoder.width)
-    assert (found["b"] == wanted[-1]).all() and (found["d"] == wanted[-1]).all()
+    assert (found["a"] == expected).all() and len(found["b"]) == 3 and found["c"].shape == (0, encoder.width)
+    assert (found["b"] == expected[-1]).all() and (found["d"] == expected[-1]).all()
     assert len(decoded) == 7 + 1 + 1  # of "a", "b" and "d"
 
 
@@ -146,10 +146,10 @@ def test_of_a_long_picture_the_middle_is_scaled_and_no_more(size, interpolation)
     file = BytesIO()
     picture.save(file, "JPEG", quality=95)
     found = preprocess.pixels(file.getvalue()).numpy().astype(float)
-    wanted = Image.open(file)
+    expected = Image.open(file)
     for step in preprocess._reference:
-        wanted = step(wanted)
-    assert np.abs(found.transpose(1, 2, 0) - np.asarray(wanted, float)).mean() < 12  # half a pixel aside, at most
+        expected = step(expected)
+    assert np.abs(found.transpose(1, 2, 0) - np.asarray(expected, float)).mean() < 12  # half a pixel aside, at most
 
 
 def test_videos_are_read_no_further_than_the_batches_in_work(folder):

@@ -70,9 +70,9 @@ VIDEOS = {
 def test_frame_i_is_the_picture_on_screen_after_i_intervals(make_video, kind, fps):
     path = make_video(*VIDEOS[kind])
     found = sampled(path, Sampling(fps, 10_000, 2))
-    decoded, wanted = by_time(path, fps)
-    assert found.reason is None and len(found.jpegs) == len(wanted)
-    levels = [(grey(picture(jpeg)).mean(), decoded[k].mean()) for jpeg, k in zip(found.jpegs, wanted, strict=True)]
+    decoded, expected = by_time(path, fps)
+    assert found.reason is None and len(found.jpegs) == len(expected)
+    levels = [(grey(picture(jpeg)).mean(), decoded[k].mean()) for jpeg, k in zip(found.jpegs, expected, strict=True)]
     assert all(abs(ours - theirs) < 2 for ours, theirs in levels), levels
 
 
@@ -90,9 +90,9 @@ def test_real_videos_agree_with_decoding_every_frame(real_data):
         if path.name == "broken.mp4":
             assert found.reason == "no frame decodes (moov atom not found)"
             continue
-        decoded, wanted = by_time(path, 5)
-        assert found.reason is None and abs(len(found.jpegs) - len(wanted)) <= 1, path.name
-        for jpeg, k in list(zip(found.jpegs, wanted, strict=False))[::5]:
+        decoded, expected = by_time(path, 5)
+        assert found.reason is None and abs(len(found.jpegs) - len(expected)) <= 1, path.name
+        for jpeg, k in list(zip(found.jpegs, expected, strict=False))[::5]:
             ours = grey(picture(jpeg))
             near = {i: decoded[i] for i in range(max(0, k - 2), min(len(decoded), k + 3))}
             if ours.shape != decoded[k].shape:  # its pixels are not square
@@ -212,14 +212,14 @@ def test_a_rotated_video_stands_upright(make_video, tmp_path):
     lying, upright = tmp_path / "lying.mp4", tmp_path / "upright.mp4"
     run_ffmpeg("-f", "lavfi", "-i", "color=black:s=64x48:d=1,drawbox=w=8:h=48:color=white:t=fill", str(lying))
     run_ffmpeg("-display_rotation", "90", "-i", str(lying), "-c", "copy", str(upright))
-    found, wanted = grey(picture(sampled(upright, WHOLE).jpegs[0])), by_time(upright, 5)[0][0]
-    assert found.shape == wanted.shape == (64, 48)
-    assert np.abs(found - wanted).mean() < 3
+    found, expected = grey(picture(sampled(upright, WHOLE).jpegs[0])), by_time(upright, 5)[0][0]
+    assert found.shape == expected.shape == (64, 48)
+    assert np.abs(found - expected).mean() < 3
     assert picture(sampled(upright).jpegs[0]).size == (32, 43)
 
 
 @pytest.mark.parametrize(
-    ("size", "sar", "short_side_px", "wanted"),
+    ("size", "sar", "short_side_px", "expected"),
     [
         ("128x96", "1/1", 48, (64, 48)),
         ("96x128", "1/1", 48, (48, 64)),
@@ -230,9 +230,9 @@ def test_a_rotated_video_stands_upright(make_video, tmp_path):
         ("66x50", "1/1", 33, (44, 33)),
     ],
 )
-def test_the_short_side_is_scaled_without_stretching(make_video, size, sar, short_side_px, wanted):
+def test_the_short_side_is_scaled_without_stretching(make_video, size, sar, short_side_px, expected):
     path = make_video(f"sar {size} {sar.replace('/', ' ')}.mp4", size, "10", 0.2, f"setsar={sar}")
-    assert picture(sampled(path, Sampling(5, short_side_px, 3)).jpegs[0]).size == wanted
+    assert picture(sampled(path, Sampling(5, short_side_px, 3)).jpegs[0]).size == expected
 
 
 def test_a_picture_is_a_video_of_one_frame(make_video):

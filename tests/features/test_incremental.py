@@ -219,9 +219,9 @@ def play(ground: Ground, history: History) -> Counter[int]:
             commit(folder, cached)
     last = ground.start(folder, worlds[-1])
     assert (last.wait().status, beside.wait().status) == (0, 0), last.output + beside.output
-    found, wanted = outs(folder), outs(clean)
-    assert found.keys() == wanted.keys()
-    assert [name for name in wanted if found[name] != wanted[name]] == []
+    found, expected = outs(folder), outs(clean)
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
     assert all(path.read_bytes() == content for path, content in cached.items())
     shutil.rmtree(folder)
     shutil.rmtree(clean)

@@ -139,11 +139,11 @@ def test_with_beams_for_every_caption_any_decoder_finds_the_best_of_all(length_p
         return likely / len(caption) ** length_penalty
 
     words = [word for word in range(vocabulary) if word != END]
-    ended = [(*said, END) for length in range(longest) for said in product(words, repeat=length)]
+    ended = [(*words, END) for length in range(longest) for words in product(words, repeat=length)]
     captions = [*ended, *product(words, repeat=longest)]
     with torch.no_grad():
-        wanted = [max(captions, key=lambda caption, start=start: value(start, caption)) for start in starts]
-    assert found == [[word for word in caption if word != END] for caption in wanted]
+        expected = [max(captions, key=lambda caption, start=start: value(start, caption)) for start in starts]
+    assert found == [[word for word in caption if word != END] for caption in expected]
     assert len(set(map(tuple, found))) > 2
 
 
@@ -209,11 +209,11 @@ def test_a_half_precision_decoder_is_searched_in_its_own_precision():
     torch.manual_seed(0)
     model, prefixes = gpt2(seed=0).bfloat16(), torch.randn(20, 2, WIDTH).bfloat16()
     options = {"end": END, "beams": 3, "max_tokens": 8, "length_penalty": 1.0}
-    wanted, multiplied = reference(model, prefixes, **options), set()
+    expected, multiplied = reference(model, prefixes, **options), set()
     model.lm_head.register_forward_hook(lambda *call: multiplied.add(call[-1].dtype))
-    assert beam_search(model, prefixes, **options) == wanted
+    assert beam_search(model, prefixes, **options) == expected
     assert multiplied == {torch.bfloat16}
-    assert len({tuple(caption) for caption in wanted}) > 5
+    assert len({tuple(caption) for caption in expected}) > 5
 
 
 @settings(max_examples=50, deadline=None)
@@ -227,8 +227,8 @@ def test_a_roomy_layer_holds_what_transformers_own_holds(data):
     for _ in range(data.draw(st.integers(1, 6))):
         states = [torch.randn(rows, 2, data.draw(st.integers(1, 3)), width) for width in (3, 5)]
         states[1] = states[1][:, :, :1].expand(-1, -1, states[0].shape[2], -1)
-        for shown, wanted in zip(roomy.update(*states), own.update(*states), strict=True):
-            assert torch.equal(shown, wanted)
+        for shown, expected in zip(roomy.update(*states), own.update(*states), strict=True):
+            assert torch.equal(shown, expected)
         order = torch.tensor(data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=8)))
         rows = len(order)
         roomy.reorder_cache(order)

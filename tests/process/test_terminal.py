@@ -29,7 +29,7 @@ def test_an_error_keeps_its_own_lines_and_nothing_else():
 
 
 def test_json_stays_json():
-    meant = {"caption": 'a "\x1b[31m\x9b2J\u202e 中'}
-    shown = printable_json(json.dumps(meant, ensure_ascii=False))
-    assert json.loads(shown) == meant
+    content = {"caption": 'a "\x1b[31m\x9b2J\u202e 中'}
+    shown = printable_json(json.dumps(content, ensure_ascii=False))
+    assert json.loads(shown) == content
     assert shown == r'{"caption": "a \"\u001b[31m\u009b2J\u202e 中"}'

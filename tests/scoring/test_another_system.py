@@ -22,7 +22,7 @@ def test_its_captions_are_evaluated_compared_and_shown_without_anything_that_a_m
     shutil.copy("params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("pipeline.scoring.registry.clip_scores", lambda captions, *_: {})
-    monkeypatch.setattr("pipeline.serving.report.page._videos", lambda wanted: {})
+    monkeypatch.setattr("pipeline.serving.report.page._videos", lambda expected: {})
     segments = [Segment(f"v#{i}", "v", "test", 3.0 * i, 3.0 * i + 2, (text,), "now") for i, text in enumerate(TEXTS)]
     Path("data/videos").mkdir(parents=True)
     pq.write_table(to_table(segments), stages.evaluate.SEGMENTS)

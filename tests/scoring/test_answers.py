@@ -14,7 +14,7 @@ from pipeline.scoring.answers import read_answer, score_answers, worth
 from tests.dataset.test_questions import write
 
 
-def asked(id, answer, *, video="v", question="what is it?", **more):
+def question_about(id, answer, *, video="v", question="what is it?", **more):
     return Question(id, video, question, (answer,), (1.0,), **more)
 
 
@@ -23,10 +23,10 @@ def choice(id, right, options=("left", "right", "2"), **more):
 
 
 OPEN = [
-    asked("a", "dog", video="1", kind="now", answer_type="what"),
-    asked("b", "dog", video="1", kind="now", answer_type="what"),
-    asked("c", "cat", video="2", kind="order", answer_type="what", question="who is it?"),
-    asked("d", "yes", video="2", kind="order", answer_type="yes/no", question="is it?"),
+    question_about("a", "dog", video="1", kind="now", answer_type="what"),
+    question_about("b", "dog", video="1", kind="now", answer_type="what"),
+    question_about("c", "cat", video="2", kind="order", answer_type="what", question="who is it?"),
+    question_about("d", "yes", video="2", kind="order", answer_type="yes/no", question="is it?"),
 ]
 
 
@@ -74,7 +74,7 @@ def test_a_closed_list_has_a_ceiling():
 
 def test_intervals_draw_whole_videos():
     # All questions of a video are right or none is: of many videos with one question each it would be the same.
-    many = [asked(f"{v}-{i}", "yes", video=str(v)) for v in range(10) for i in range(50)]
+    many = [question_about(f"{v}-{i}", "yes", video=str(v)) for v in range(10) for i in range(50)]
     given = {one.question_id: "yes" if int(one.video_id) < 5 else "no" for one in many}
     wide = score_answers(many, given).group("all")
     apart = score_answers([replace(one, video_id=one.question_id) for one in many], given).group("all")
@@ -102,7 +102,7 @@ def test_options_that_are_equal_are_told_apart_by_their_number():
 
 
 def test_counts_have_a_squared_error_and_an_accuracy():
-    questions = [asked(str(n), str(n), answer_type="count") for n in (1, 2, 3, 10)]
+    questions = [question_about(str(n), str(n), answer_type="count") for n in (1, 2, 3, 10)]
     result = score_answers(questions, {"1": 1, "2": "four", "3": "3.4", "10": "many"})
     counting = result.counting
     assert (counting.questions, counting.answered, result.unreadable) == (4, 3, 1)
@@ -124,27 +124,27 @@ def test_votes_and_soft_labels():
 
 
 def test_answers_are_read_from_every_layout(tmp_path):
-    wanted = {"a": "dog", "b": "cat"}
-    entries = [{"question_id": id, "answer": answer} for id, answer in wanted.items()]
+    expected = {"a": "dog", "b": "cat"}
+    entries = [{"question_id": id, "answer": answer} for id, answer in expected.items()]
     right = [entry | {"prediction": entry["answer"], "answer": "bird"} for entry in entries]
     for name, content in {
         "a.json": entries,
         "a.jsonl": entries,
-        "b.json": wanted,
-        "c.json": {id: {"prediction": answer, "answer": "x"} for id, answer in wanted.items()},
+        "b.json": expected,
+        "c.json": {id: {"prediction": answer, "answer": "x"} for id, answer in expected.items()},
         "d.json": right,
         "e.json": {"results": entries},
         "a.csv": "qid,pred\na,dog\nb,cat\n",
     }.items():
-        assert read_answers(write(tmp_path / name, content), OPEN) == wanted, name
+        assert read_answers(write(tmp_path / name, content), OPEN) == expected, name
     pd.DataFrame(right).to_parquet(tmp_path / "a.parquet")
-    assert read_answers(tmp_path / "a.parquet", OPEN) == wanted
-    assert read_answers(write(tmp_path / "a.txt", "dog\ncat\n"), OPEN[:2]) == wanted
+    assert read_answers(tmp_path / "a.parquet", OPEN) == expected
+    assert read_answers(write(tmp_path / "a.txt", "dog\ncat\n"), OPEN[:2]) == expected
     by_number = [
         {"question_id": 1, "answer": "cat", "data": {"question": "what?"}},
         {"question_id": 0, "answer": "dog"},
     ]
-    assert read_answers(write(tmp_path / "a.jsonl", by_number), OPEN) == wanted
+    assert read_answers(write(tmp_path / "a.jsonl", by_number), OPEN) == expected
 
 
 def test_answers_that_cannot_be_read_are_named(tmp_path):

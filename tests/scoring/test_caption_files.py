@@ -33,8 +33,8 @@ def read_candidates(path):
     return candidates_in(load(path))
 
 
-def read_references(paths, *how):
-    return references_in([load(path) for path in paths], *how)
+def read_references(paths, *options):
+    return references_in([load(path) for path in paths], *options)
 
 
 def read_events(path):
@@ -134,11 +134,11 @@ def test_references_of_a_video_that_is_shorter_than_annotated_have_the_pipelines
 
 
 def test_one_text_where_a_list_is_wanted_is_one_reference(tmp_path):
-    wanted = {"1": ["a dog runs"]}
-    for content in ([{"id": 1, "references": "a dog runs"}], [{"image_id": 1, "references": ["a dog runs"]}], wanted):
-        assert read_references([write(tmp_path / "a.json", content)]) == wanted
+    expected = {"1": ["a dog runs"]}
+    for content in ([{"id": 1, "references": "a dog runs"}], [{"image_id": 1, "references": ["a dog runs"]}], expected):
+        assert read_references([write(tmp_path / "a.json", content)]) == expected
     for cell in ("a dog runs", '"a dog runs"', '["a dog runs"]'):
-        assert read_references([write_csv(tmp_path / "a.csv", ["id", "references"], [[1, cell]])]) == wanted
+        assert read_references([write_csv(tmp_path / "a.csv", ["id", "references"], [[1, cell]])]) == expected
     plain = write_csv(tmp_path / "a.csv", ["id", "references"], [["1", '"Hello", he says'], ["2", "12"]])
     assert read_references([plain]) == {"1": ['"Hello", he says'], "2": ["12"]}
 
@@ -193,8 +193,8 @@ def test_pairs_in_one_file_need_no_ids(tmp_path):
     for content in (pairs, lists, by_id, single):
         read = load(write(tmp_path / "pairs.json", content))
         assert holds_both(read) and candidates_in(read) == CANDIDATES
-        wanted = REFERENCES if content is not single else {id: texts[:1] for id, texts in REFERENCES.items()}
-        assert references_in([read]) == wanted
+        expected = REFERENCES if content is not single else {id: texts[:1] for id, texts in REFERENCES.items()}
+        assert references_in([read]) == expected
     published = {id: [{"caption": text} for text in texts] for id, texts in REFERENCES.items()}
     assert read_references([write(tmp_path / "gts.json", published)]) == REFERENCES
     wrapped = {"results": [{"image_id": id, "caption": text} for id, text in CANDIDATES.items()]}
@@ -203,11 +203,11 @@ def test_pairs_in_one_file_need_no_ids(tmp_path):
 
 def test_lines_of_text_belong_together_by_their_number(tmp_path):
     candidates = write(tmp_path / "candidates.txt", "\ufeffa dog runs\n\na cat\u2028sleeps")
-    meant = [write(tmp_path / "1.txt", "a dog\na bird\ncats\n"), write(tmp_path / "2.txt", "it runs\n\na cat\n")]
+    files = [write(tmp_path / "1.txt", "a dog\na bird\ncats\n"), write(tmp_path / "2.txt", "it runs\n\na cat\n")]
     assert read_candidates(candidates) == {"1": "a dog runs", "2": "", "3": "a cat\u2028sleeps"}
-    assert read_references(meant) == {"1": ["a dog", "it runs"], "2": ["a bird"], "3": ["cats", "a cat"]}
+    assert read_references(files) == {"1": ["a dog", "it runs"], "2": ["a bird"], "3": ["cats", "a cat"]}
     with pytest.raises(ValueError, match=r"3\.txt has 1 lines, .*1\.txt has 3; expected a line for each candidate$"):
-        read_references([*meant, write(tmp_path / "3.txt", "a dog\n")])
+        read_references([*files, write(tmp_path / "3.txt", "a dog\n")])
     (tmp_path / "4.txt").write_bytes(b"a dog\n\xff")
     with pytest.raises(ValueError, match=r"4\.txt, line 2: not UTF-8 \(invalid start byte\); save the file as UTF-8$"):
         read_candidates(tmp_path / "4.txt")

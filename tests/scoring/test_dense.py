@@ -51,14 +51,14 @@ def test_captions_score_as_one_corpus_per_video_of_the_pairs_that_overlap(made_u
     predictions, files = made_up
     ours = densevid(predictions, files, scorer, [0.3, 0.7])[protocol]
     for i, least in enumerate((0.3, 0.7)):
-        said, meant, video_of = {}, {}, {}
+        captions, references, video_of = {}, {}, {}
         for video, events in predictions.items():
             for event in events if video in files[0] else ():
                 near = [r.sentence for file in files for r in file.get(video, ()) if tiou(r, event) >= least]
                 for text in near or [garbage]:
-                    id = f"pair {len(said)}"
-                    said[id], meant[id], video_of[id] = ascii_only(event.sentence), [ascii_only(text)], video
-        by_video = scorer.score(said, meant, video_of).groups
+                    id = f"pair {len(captions)}"
+                    captions[id], references[id], video_of[id] = ascii_only(event.sentence), [ascii_only(text)], video
+        by_video = scorer.score(captions, references, video_of).groups
         assert set(by_video) == {"v0", "v1", "v2"}
         for name in of_corpus():  # five videos: those without predictions count as zero
             assert ours[name][i] == pytest.approx(sum(scores[name] for scores in by_video.values()) / 5), name
@@ -135,9 +135,9 @@ def test_a_perfect_prediction_is_perfect_and_coverage_says_what_was_judged(score
 
 def test_events_in_chinese_are_judged_by_characters():
     events = [Event(0, 10, "一只棕色的狗在公园里跑"), Event(20, 30, "两个男人在下国际象棋"), Event(40, 50, "没有")]
-    said = [*events[:2], Event(90, 99, "女人切洋葱")]
+    predicted = [*events[:2], Event(90, 99, "女人切洋葱")]
     with Scorer(tokenizer="characters") as by_characters:
-        done = score_dense({"a": said}, [{"a": events}], by_characters)
+        done = score_dense({"a": predicted}, [{"a": events}], by_characters)
     assert done.soda_c["mean"]["f1"] == pytest.approx(100 * 2 / 3)
     assert 60 < done.captions["2021"]["ROUGE-L"][0] < 70 and done.notes == []
 

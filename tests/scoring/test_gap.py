@@ -49,39 +49,39 @@ def test_every_measure_is_what_a_slow_formula_gives():
     found = measure_gap(images, texts, draws=0).plain.values
     x, y = (torch.nn.functional.normalize(torch.tensor(rows), dim=1) for rows in (images, texts))
     n = len(x)
-    wanted = {"distance.centroids": (x.mean(0) - y.mean(0)).norm(), "distance.pairs": (x - y).norm(dim=1).mean()}
+    expected = {"distance.centroids": (x.mean(0) - y.mean(0)).norm(), "distance.pairs": (x - y).norm(dim=1).mean()}
     for name, rows in (("image", x), ("text", y)):
         cosines = torch.stack([F.cosine_similarity(a, b, dim=0) for a, b in itertools.combinations(rows, 2)])
-        wanted |= {f"cone.{name}.mean": cosines.mean(), f"cone.{name}.sd": cosines.std(unbiased=False)}
-        wanted |= {f"cone.{name}.p{p}": np.percentile(cosines, p) for p in range(10, 100, 10)}
-        wanted[f"uniformity.{name}"] = torch.pdist(rows).square().mul(-2).exp().mean().log()
+        expected |= {f"cone.{name}.mean": cosines.mean(), f"cone.{name}.sd": cosines.std(unbiased=False)}
+        expected |= {f"cone.{name}.p{p}": np.percentile(cosines, p) for p in range(10, 100, 10)}
+        expected[f"uniformity.{name}"] = torch.pdist(rows).square().mul(-2).exp().mean().log()
         shares = np.linalg.svd(rows - rows.mean(0), compute_uv=False) ** 2
         shares /= shares.sum()
-        wanted[f"effective_rank.{name}"] = np.exp(-(shares * np.log(shares)).sum())
-    wanted["cosine.match"] = sum(x[i] @ y[i] for i in range(n)) / n
-    wanted["cosine.mismatch"] = sum(x[i] @ y[j] for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
-    far, within = 1 - wanted["cosine.match"], 1 - (wanted["cone.image.mean"] + wanted["cone.text.mean"]) / 2
-    wanted["rmg"] = far / (far + within)
-    wanted["alignment"] = sum((a - b).square().sum() for a, b in zip(x, y, strict=True)) / n
+        expected[f"effective_rank.{name}"] = np.exp(-(shares * np.log(shares)).sum())
+    expected["cosine.match"] = sum(x[i] @ y[i] for i in range(n)) / n
+    expected["cosine.mismatch"] = sum(x[i] @ y[j] for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    far, within = 1 - expected["cosine.match"], 1 - (expected["cone.image.mean"] + expected["cone.text.mean"]) / 2
+    expected["rmg"] = far / (far + within)
+    expected["alignment"] = sum((a - b).square().sum() for a, b in zip(x, y, strict=True)) / n
     both = torch.cat([x, y])
     _, strengths, axes = np.linalg.svd(both - both.mean(0), full_matrices=False)
-    wanted["pc1.direction"] = abs(F.cosine_similarity(torch.as_tensor(axes[0]), x.mean(0) - y.mean(0), dim=0))
-    wanted["pc1.variance"] = strengths[0] ** 2 / (strengths**2).sum()
+    expected["pc1.direction"] = abs(F.cosine_similarity(torch.as_tensor(axes[0]), x.mean(0) - y.mean(0), dim=0))
+    expected["pc1.variance"] = strengths[0] ** 2 / (strengths**2).sum()
     for way, cosines in (("i2t", x @ y.T), ("t2i", y @ x.T)):
         order = cosines.argsort(dim=1, descending=True)
         rank = 1 + (order == torch.arange(n)[:, None]).int().argmax(dim=1)
-        wanted |= {f"R@{k}.{way}": (rank <= k).double().mean() for k in (1, 5, 10)}
-        wanted[f"median_rank.{way}"] = np.median(rank)
+        expected |= {f"R@{k}.{way}": (rank <= k).double().mean() for k in (1, 5, 10)}
+        expected[f"median_rank.{way}"] = np.median(rank)
     apart = (x.mean(0) - y.mean(0)).numpy()
     best = abs(apart).argmax()
     middle = (x[:, best].mean() + y[:, best].mean()) / 2
     right = ((x[:, best] > middle) == (apart[best] > 0)).double().mean()
     right += ((y[:, best] > middle) == (apart[best] < 0)).double().mean()
-    wanted["separability.best_single"] = right / 2
-    assert {name for name in found if not name.startswith("separability")} == wanted.keys() - {
+    expected["separability.best_single"] = right / 2
+    assert {name for name in found if not name.startswith("separability")} == expected.keys() - {
         "separability.best_single"
     }
-    for name, value in wanted.items():
+    for name, value in expected.items():
         assert found[name] == pytest.approx(float(value), abs=1e-9), name
 
 

@@ -56,9 +56,9 @@ def test_a_memory_layer_gives_what_the_published_one_gives_values_and_gradients(
     out = out[:, :, -1]
     torch.testing.assert_close(out, published, rtol=1e-4, atol=1e-5)
 
-    wanted = torch.randn_like(out)
-    (published * wanted).sum().backward()
-    (out * wanted).sum().backward()
+    expected = torch.randn_like(out)
+    (published * expected).sum().backward()
+    (out * expected).sum().backward()
     torch.testing.assert_close(ours.query.weight.grad, theirs.to_q.weight.grad, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(ours.out.weight.grad, theirs.to_out.weight.grad, rtol=1e-3, atol=1e-4)
     of_heads = ours.key_value.weight.grad.view(2, HEADS, HEAD_WIDTH, WIDTH).sum(1).flatten(0, 1)

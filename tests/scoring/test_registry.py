@@ -75,7 +75,7 @@ def test_a_score_from_outside_is_in_every_table_once_it_is_registered(letters, e
     [line] = [line.split() for line in text.splitlines() if line.startswith("all") and "excess" in line]
     assert line[2:7] == ["3", "3", "100.0", "0.0", "-100.0"]
 
-    monkeypatch.setattr("pipeline.serving.report.page._videos", lambda wanted: {})
+    monkeypatch.setattr("pipeline.serving.report.page._videos", lambda expected: {})
     content = gather([Run(name, table, {}, {}, {}) for name, table in (("one", one), ("two", two))], fps=5.0)
     assert [score["meaning"] for score in content["scores"] if score["name"] == "excess"] == ["letters too many"]
     [everything] = [group["scores"] for group in content["groups"] if group["name"] == "all"]

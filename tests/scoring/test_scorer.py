@@ -147,9 +147,9 @@ def test_meteor_with_the_paraphrases_that_can_match_is_meteor_with_all(published
         candidates, references = {}, {}
         for i in range(200):
             entries = [3 * rng.randrange(len(lines) // 3) for _ in range(3)]
-            said, meant = ([lines[entry + k].as_py().strip() for entry in entries] for k in (1, 2))
-            candidates[f"s{i}"] = " ".join(["dog", *said, rng.choice(odd), "ball"])
-            references[f"s{i}"] = [" ".join(["dog", *meant, rng.choice(odd), "ball"])]
+            own, theirs = ([lines[entry + k].as_py().strip() for entry in entries] for k in (1, 2))
+            candidates[f"s{i}"] = " ".join(["dog", *own, rng.choice(odd), "ball"])
+            references[f"s{i}"] = [" ".join(["dog", *theirs, rng.choice(odd), "ball"])]
         ours = scorer.score(candidates, references)
     _, each = published(candidates, references)
     assert list(ours.segments["METEOR"]) == each["METEOR"]
@@ -290,18 +290,18 @@ def test_the_caption_at_which_meteor_stopped_is_named(tmp_path):
 
 def test_captions_of_ordinary_lengths_are_given_to_meteor_whole():
     prose = [f"the {i} and a dog" if i % 5 == 0 else f"word{i} {i}" for i in range(400)]  # 1,040 words
-    for said, meant in (("a dog runs", ["the dog ran"] * 20), (" ".join(prose), [" ".join(prose)])):
-        assert cut_for_meteor(meant, said) == (meant, said, None)
+    for caption, texts in (("a dog runs", ["the dog ran"] * 20), (" ".join(prose), [" ".join(prose)])):
+        assert cut_for_meteor(texts, caption) == (texts, caption, None)
 
 
 def test_what_repeats_its_words_too_often_is_cut_to_what_meteor_can_weigh():
-    for said, meant in (
+    for caption, text in (
         ("dog " * 1000, "dogs " * 1000),
         ("dog-" * 1000, "dog " * 999),
         ("a dog " * 500, "a dog " * 700),
     ):
-        (other,), own, words = cut_for_meteor([meant], said)
-        assert said.startswith(own) and meant.startswith(other) and 100 < words < 400
+        (other,), own, words = cut_for_meteor([text], caption)
+        assert caption.startswith(own) and text.startswith(other) and 100 < words < 400
     (first, second), own, words = cut_for_meteor(["a cat", "dogs " * 1000], "dog " * 1000)
     assert (first, len(second.split()), len(own.split())) == ("a cat", words, words)
     assert cut_for_meteor(["dog " * 3], "dog " * 5000)[2] is None  # long, but soon weighed
@@ -309,8 +309,8 @@ def test_what_repeats_its_words_too_often_is_cut_to_what_meteor_can_weigh():
 
 def test_a_caption_that_repeats_its_words_too_often_is_scored_and_named(scorer, monkeypatch):
     monkeypatch.setattr(java, "METEOR_REPEATS", 10)
-    said = {"v#0": "dog " * 200, "v#1": "a dog runs"}
-    ours = scorer.score(said, {"v#0": ["dogs " * 200], "v#1": ["a dog runs"]})
+    captions = {"v#0": "dog " * 200, "v#1": "a dog runs"}
+    ours = scorer.score(captions, {"v#0": ["dogs " * 200], "v#1": ["a dog runs"]})
     rows = ours.segments.set_index("segment_id")
     assert rows.loc["v#1", "METEOR"] == 100 > rows.loc["v#0", "METEOR"] > 50
     (note,) = ours.notes
@@ -346,14 +346,14 @@ UNSPACED = {
 
 @pytest.mark.parametrize("language", UNSPACED)
 def test_identical_captions_without_spaces_are_perfect_by_characters_and_said_not_to_be_otherwise(language, scorer):
-    said = dict(enumerate(UNSPACED[language]))
-    meant = {id: [text] for id, text in said.items()}
+    captions = dict(enumerate(UNSPACED[language]))
+    references = {id: [text] for id, text in captions.items()}
     with Scorer(tokenizer="characters") as by_characters:
-        ours = by_characters.score(said, meant)
+        ours = by_characters.score(captions, references)
     assert ours.corpus == pytest.approx(dict.fromkeys(of_corpus(), 100) | {"CIDEr": 1000})
     assert ours.notes == []
     if language == "Thai":  # one is enough: Java takes a second
-        ours = scorer.score(said, meant)
+        ours = scorer.score(captions, references)
         assert ours.corpus["BLEU-4"] < 1
         assert ours.notes[0].startswith(
             "6 of 6 captions and references are written without spaces between words: the ptb"

@@ -156,22 +156,22 @@ def ffmpegs() -> list[psutil.Process]:
 def test_it_tells_how_far_it_is_and_then_the_captions(server, videos, captioner):
     with asking(server, videos / "two.mp4") as answer:
         assert answer.status == 200
-        *told, last = lines(answer)
-    assert told[0] == {"ahead": 0} or told[0]["doing"] == "sampling"
+        *progress, last = lines(answer)
+    assert progress[0] == {"ahead": 0} or progress[0]["doing"] == "sampling"
     content = last["content"]
-    wanted = [(one.start_s, one.end_s, one.caption) for one in captioner.caption(videos / "two.mp4")]
-    assert [(one["start"], one["end"], one["captions"][0]["text"]) for one in content["segments"]] == wanted
+    expected = [(one.start_s, one.end_s, one.caption) for one in captioner.caption(videos / "two.mp4")]
+    assert [(one["start"], one["end"], one["captions"][0]["text"]) for one in content["segments"]] == expected
     frames = [frame for frame, _ in content["videos"]["video"]["film"]]
     assert frames[0] == 0 and frames[-1] == 49 and frames == sorted(frames)
 
 
-def posted(server: Running, asked: object) -> tuple[int, dict]:
+def posted(server: Running, question: object) -> tuple[int, dict]:
     connection = HTTPConnection("127.0.0.1", server.port, timeout=300)
-    connection.request("POST", "/ask", asked if isinstance(asked, bytes) else json.dumps(asked))
+    connection.request("POST", "/ask", question if isinstance(question, bytes) else json.dumps(question))
     answer = connection.getresponse()
-    told = json.load(answer)
+    content = json.load(answer)
     connection.close()
-    return answer.status, told
+    return answer.status, content
 
 
 def captioned(server: Running, video: Path) -> dict:
@@ -185,16 +185,16 @@ def test_a_question_about_a_captioned_video_gets_the_answerers_answer(captioner,
     with Running(listen(0), captioner, "memory", (), own) as server:
         seen = captioned(server, videos / "two.mp4")["seen"]
         found = [posted(server, {"seen": seen, "question": "what is it?", "at": at}) for at in (6.0, None, 6.0)]
-    wanted = answerer.ask(answerer.look(videos / "two.mp4"), ["what is it?"], at_s=6.0)[0]
+    expected = answerer.ask(answerer.look(videos / "two.mp4"), ["what is it?"], at_s=6.0)[0]
     assert found[0] == found[2] != found[1] and [status for status, _ in found] == [200] * 3
-    told = found[0][1]
-    assert dict(told["first"]) == pytest.approx(dict(wanted.first), abs=1e-4)
-    assert [one["time"] for one in told["moments"]] == [one.frame / 5 for one in wanted.moments]
+    content = found[0][1]
+    assert dict(content["first"]) == pytest.approx(dict(expected.first), abs=1e-4)
+    assert [one["time"] for one in content["moments"]] == [one.frame / 5 for one in expected.moments]
 
 
 def test_what_cannot_be_asked_is_refused(server, videos):
     seen = captioned(server, videos / "two.mp4")["seen"]
-    for asked, status, why in [
+    for question, status, why in [
         ({"seen": seen, "question": " "}, 400, "the question is empty; expected some words"),
         ({"seen": seen, "question": "a" * 10_000}, 400, "the question has 10,000 characters; expected 4,000 at most"),
         ({"seen": seen, "question": "a", "at": 99}, 400, "99 s is not in the video, which lasts 10 s; expected more"),
@@ -205,7 +205,7 @@ def test_what_cannot_be_asked_is_refused(server, videos):
         (b"{", 400, "expected {"),
         (b"[" * 70_000, 400, "expected {"),
     ]:
-        found = posted(server, asked)
+        found = posted(server, question)
         assert found[0] == status and found[1]["error"].startswith(why)
     assert server.status("Host: localhost", "Origin: https://evil.example", request="POST /ask HTTP/1.1") == 403
 
@@ -324,10 +324,10 @@ def test_a_signal_ends_the_work_and_leaves_nothing(captioner, uploads, videos, s
 
     def ask() -> None:
         with asking(server, videos / "slow.mp4") as answer:
-            told = lines(answer)
-            message.append(next(one for one in told if one.get("done")))
+            progress = lines(answer)
+            message.append(next(one for one in progress if one.get("done")))
             os.kill(os.getpid(), sent)
-            message.extend(told)
+            message.extend(progress)
 
     client = threading.Thread(target=ask)
     client.start()
@@ -394,8 +394,8 @@ def test_a_dropped_video_gets_captions_on_a_time_line_and_what_the_memory_gave(p
     page.locator("#file").set_input_files(named(videos / "two.mp4", "two <i>shots.mp4"))
     expect(page.locator("#state")).to_contain_text("two <i>shots.mp4: 2 segments of 10.0 s")
     expect(page.locator("#work")).to_be_hidden()
-    wanted = server.captioner.caption(videos / "two.mp4")
-    assert page.locator("#captions li span:last-child").all_inner_texts() == [one.caption for one in wanted]
+    expected = server.captioner.caption(videos / "two.mp4")
+    assert page.locator("#captions li span:last-child").all_inner_texts() == [one.caption for one in expected]
     page.locator("#captions button").nth(1).click()
     expect(page.locator("#captions button").nth(1)).to_have_attribute("aria-current", "true")
     expect(page.locator("#captions button").nth(0)).to_have_attribute("aria-current", "false")
@@ -413,10 +413,10 @@ def test_a_question_is_answered_under_the_video_with_the_moments_it_looked_at(pa
     expect(page.locator("#trouble")).to_contain_text("It chooses from 7 answers: yes, no, red,")
     page.get_by_label("Ask", exact=True).first.fill("<i>what</i> is it?")
     page.get_by_role("button", name="Ask", exact=True).click()
-    wanted = server.answerer.ask(server.answerer.look(videos / "two.mp4"), ["<i>what</i> is it?"])[0]
-    expect(page.locator("#answer strong")).to_have_text(wanted.answer)
-    assert page.locator("#answer tbody th").all_inner_texts() == [answer for answer, _ in wanted.first]
-    assert page.locator("#answer figure").count() == len(wanted.moments) > 0
+    expected = server.answerer.ask(server.answerer.look(videos / "two.mp4"), ["<i>what</i> is it?"])[0]
+    expect(page.locator("#answer strong")).to_have_text(expected.answer)
+    assert page.locator("#answer tbody th").all_inner_texts() == [answer for answer, _ in expected.first]
+    assert page.locator("#answer figure").count() == len(expected.moments) > 0
     assert all(page.locator("#answer img").evaluate_all("images => images.map((one) => one.naturalWidth > 0)"))
     page.locator("#answer figure button").last.click()
     page.get_by_label("about").select_option("now")
@@ -431,8 +431,8 @@ def test_a_question_is_answered_under_the_video_with_the_moments_it_looked_at(pa
 def test_what_is_no_video_is_told_on_the_page(page, tmp_path):
     (tmp_path / "notes.mp4").write_text("#EXTM3U\nfile:///etc/passwd")
     page.locator("#file").set_input_files(tmp_path / "notes.mp4")
-    wanted = "No captions of notes.mp4: the file: a playlist or other text, not a video"
-    expect(page.locator("#state")).to_have_text(wanted)
+    expected = "No captions of notes.mp4: the file: a playlist or other text, not a video"
+    expect(page.locator("#state")).to_have_text(expected)
     expect(page.locator("#result")).to_be_hidden()
 
 
@@ -521,8 +521,8 @@ def test_a_video_unlike_those_of_the_training_gets_a_warning(browser, captioner,
             page.locator("#file").set_input_files(videos / "two.mp4")
             expect(page.locator("#result")).to_be_visible(timeout=30_000)
             expect(page.locator("#warnings li")).to_have_count(warnings)
-            told = page.locator("#warnings" if warnings else "#about")
-            expect(told).to_contain_text(
+            note = page.locator("#warnings" if warnings else "#about")
+            expect(note).to_contain_text(
                 "his video is less like" if warnings else "his video is like the training videos"
             )
             page.close()
@@ -546,8 +546,8 @@ def test_the_same_file_can_be_chosen_again(page, videos):
 def test_a_server_that_is_gone_is_said(page, server, videos):
     server.__exit__()
     page.locator("#file").set_input_files(videos / "two.mp4")
-    wanted = "No captions of two.mp4: the app does not answer. If it has ended, start it again (make app)."
-    expect(page.locator("#state")).to_have_text(wanted)
+    expected = "No captions of two.mp4: the app does not answer. If it has ended, start it again (make app)."
+    expect(page.locator("#state")).to_have_text(expected)
     expect(page.locator("#work")).to_be_hidden()
 
 

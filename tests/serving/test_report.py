@@ -114,8 +114,8 @@ def browser():
 @pytest.fixture
 def page(browser, report: Path) -> Iterator[Page]:
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.asked, page.errors = [], []
-    page.on("request", lambda request: page.asked.append(request.url))
+    page.requests, page.errors = [], []
+    page.on("request", lambda request: page.requests.append(request.url))
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     page.goto(report.as_uri())
     yield page
@@ -132,7 +132,7 @@ def test_it_draws_one_of_its_500_segments_and_asks_nobody_for_anything(page, rep
     assert 0 < page.locator("img").count() < 100
     assert page.locator("*").count() < 10_000  # which a browser opens in a fraction of a second
     assert page.locator("#count").inner_text() == "500 of 500"
-    assert set(page.asked) - {report.as_uri()} == {url for url in page.asked if url.startswith("data:")}
+    assert set(page.requests) - {report.as_uri()} == {url for url in page.requests if url.startswith("data:")}
 
 
 def test_what_comes_from_data_is_text_and_nothing_else(page):
@@ -278,12 +278,12 @@ def test_a_run_is_read_of_the_workspace_and_of_a_revision_alike(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"^workspace: metrics/segments\.parquet, .* not found; run it: dvc repro$"):
         read_run("workspace")
-    wanted = run("memory", 200.0)
+    expected = run("memory", 200.0)
     for folder in ("metrics", "data", ".dvc"):
         Path(folder).mkdir()
-    wanted.scores.to_parquet("metrics/segments.parquet")
-    Path("metrics/captions.json").write_text(json.dumps(wanted.corpus))
-    retrieved = [{"segment_id": id} | asdict(one) for id, of_one in wanted.retrieved.items() for one in of_one]
+    expected.scores.to_parquet("metrics/segments.parquet")
+    Path("metrics/captions.json").write_text(json.dumps(expected.corpus))
+    retrieved = [{"segment_id": id} | asdict(one) for id, of_one in expected.retrieved.items() for one in of_one]
     pd.DataFrame(retrieved).to_parquet("data/retrieved.parquet")
     Path("params.yaml").write_text("memory:\n  enabled: true\nseed: 0\n")
     Path(".dvc/config").touch()
@@ -292,9 +292,9 @@ def test_a_run_is_read_of_the_workspace_and_of_a_revision_alike(tmp_path, monkey
         subprocess.run(["git", *identity, *command], check=True)
     for name in ("workspace", "main"):
         found = read_run(name)
-        assert (found.name, found.corpus, found.params) == (name, wanted.corpus, wanted.params)
-        pd.testing.assert_frame_equal(found.scores, wanted.scores)
-        assert found.retrieved == wanted.retrieved
+        assert (found.name, found.corpus, found.params) == (name, expected.corpus, expected.params)
+        pd.testing.assert_frame_equal(found.scores, expected.scores)
+        assert found.retrieved == expected.retrieved
     # The captions of a system without a memory; of the last commit it still has one.
     Path("data/retrieved.parquet").unlink()
     assert read_run("workspace").retrieved == {} and read_run("main").retrieved

@@ -177,8 +177,8 @@ def test_the_plot_shows_each_curve_in_its_colour_where_it_lies(tmp_path):
     draw(curves, tmp_path / "plot.png", title="title", x_label="seconds")
     picture = np.asarray(Image.open(tmp_path / "plot.png"))
     middle = picture[:, picture.shape[1] // 2]
-    wanted = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS[:2]]
-    distances = [np.abs(middle.astype(int) - colour).sum(axis=1) for colour in wanted]
+    expected = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS[:2]]
+    distances = [np.abs(middle.astype(int) - colour).sum(axis=1) for colour in expected]
     assert max(distance.min() for distance in distances) < 30
     heights = [distance.argmin() for distance in distances]
     assert heights[0] < heights[1]  # counted from the top

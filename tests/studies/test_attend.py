@@ -77,8 +77,8 @@ def test_threads_that_share_a_net_get_their_own_cells():
     pixels = [torch.full((1, 4, 32, 32, 3), 10 * i, dtype=torch.uint8) for i in range(20)]
     alone = [net.cells(one) for one in pixels]
     with ThreadPoolExecutor(4) as pool:
-        for found, wanted in zip(pool.map(net.cells, pixels), alone, strict=True):
-            torch.testing.assert_close(found, wanted)
+        for found, expected in zip(pool.map(net.cells, pixels), alone, strict=True):
+            torch.testing.assert_close(found, expected)
 
 
 def test_what_a_cell_sees_lies_around_its_own_place():
@@ -279,10 +279,10 @@ def test_maps_are_those_of_the_grad_cam_package_with_time_folded_into_height(kin
         for name, oracle in oracles.items():
             folded_model = Folded(place)
             with oracle(model=folded_model, target_layers=[folded_model.layer]) as cam:
-                wanted = cam(input_tensor=folded, targets=[lambda output: output[0]])[0]
+                expected = cam(input_tensor=folded, targets=[lambda output: output[0]])[0]
             own_map = found[name][place].reshape(4 * H, W).numpy()
             own_map = own_map - own_map.min()
-            np.testing.assert_allclose(own_map / (1e-7 + own_map.max()), wanted, atol=1e-4, err_msg=f"{name} {place}")
+            np.testing.assert_allclose(own_map / (1e-7 + own_map.max()), expected, atol=1e-4, err_msg=f"{name} {place}")
 
 
 def test_a_map_of_every_word_and_of_the_caption_and_attention_sums_to_one():

@@ -53,21 +53,21 @@ def test_logits_word_by_word_are_those_of_the_whole_text(coca):
     tokens[:, 0] = coca.words.start
     with torch.inference_mode():
         _, read = coca.model._encode_text(tokens)
-        wanted = coca.model.text_decoder(images, read)
+        expected = coca.model.text_decoder(images, read)
         decoder = CachedDecoder(coca, images, 6)
         found = [decoder.advance(None), *(decoder.advance(tokens[:, at]) for at in range(1, 6))]
-    torch.testing.assert_close(torch.stack(found, dim=1), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.stack(found, dim=1), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_captions_are_those_found_without_a_cache(coca, beams):
     images = torch.randn(12, 5, 32, generator=torch.Generator().manual_seed(1)) * 3
-    how = {"beams": beams, "max_tokens": 10, "length_penalty": 1.0}
-    found = coca.captions(images, **how)
-    wanted = search(Uncached(coca, images), end=coca.words.end, **how)
-    assert [one.text for one in found] == [coca.words.text(ids) for ids in wanted]
+    options = {"beams": beams, "max_tokens": 10, "length_penalty": 1.0}
+    found = coca.captions(images, **options)
+    expected = search(Uncached(coca, images), end=coca.words.end, **options)
+    assert [one.text for one in found] == [coca.words.text(ids) for ids in expected]
     assert len({one.text for one in found}) > 3
-    assert [coca.captions(images[i : i + 1], **how)[0].text for i in range(12)] == [one.text for one in found]
+    assert [coca.captions(images[i : i + 1], **options)[0].text for i in range(12)] == [one.text for one in found]
     assert all(one.log_prob < 0 for one in found)
 
 
@@ -90,7 +90,7 @@ def test_a_saved_coca_is_read_back_and_its_projection_is_initialised(coca, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("name", "tag", "said"),
+    ("name", "tag", "message"),
     [
         ("coca_none", "", "its CoCas: coca_base"),
         ("RN50", "", "RN50 is no CoCa"),
@@ -98,6 +98,6 @@ def test_a_saved_coca_is_read_back_and_its_projection_is_initialised(coca, tmp_p
         ("coca_ViT-B-32", "none", "is neither a file nor a tag of coca_ViT-B-32; its tags: laion2b"),
     ],
 )
-def test_what_is_no_coca_of_open_clip_is_refused(name, tag, said, tmp_path):
-    with pytest.raises(ValueError, match=said):
+def test_what_is_no_coca_of_open_clip_is_refused(name, tag, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
         fetch_coca(tmp_path, name, tag)

@@ -45,7 +45,7 @@ def test_embeddings_are_kept_at_the_start_at_threes_and_tens_and_at_the_end():
 
 
 @pytest.mark.parametrize(
-    ("options", "wanted"),
+    ("options", "expected"),
     [
         ({"frames": "every_s", "every_s": 1.0}, [0, 5, 10]),
         ({"frames": "every_s", "every_s": 0.01}, list(range(12))),
@@ -55,8 +55,8 @@ def test_embeddings_are_kept_at_the_start_at_threes_and_tens_and_at_the_end():
         ({"frames": "uniform", "count": 50}, list(range(12))),
     ],
 )
-def test_frames_are_chosen_by_time_or_evenly(options, wanted):
-    assert choose([i / 5 for i in range(12)], describing(**options), 5.0, None) == wanted
+def test_frames_are_chosen_by_time_or_evenly(options, expected):
+    assert choose([i / 5 for i in range(12)], describing(**options), 5.0, None) == expected
 
 
 def test_frames_between_cuts_are_the_middles_of_the_stretches(shots):
@@ -78,7 +78,7 @@ EMBEDDINGS = np.array([[1, 0], [1, 0], [0.9, 0.1], [1, 0], [0, 1], [-1, 0.1]])
 
 
 @pytest.mark.parametrize(
-    ("how", "count", "wanted"),
+    ("rule", "count", "expected"),
     [
         ("all", 10, [0, 1, 2, 3, 4, 5]),
         ("all", 2, [1, 4]),
@@ -90,8 +90,8 @@ EMBEDDINGS = np.array([[1, 0], [1, 0], [0.9, 0.1], [1, 0], [0, 1], [-1, 0.1]])
         ("clusters", 3, [0, 4, 5]),
     ],
 )
-def test_captions_are_kept_as_said(how, count, wanted):
-    assert keep(how, CAPTIONS, EMBEDDINGS, count) == wanted
+def test_captions_are_kept_as_said(rule, count, expected):
+    assert keep(rule, CAPTIONS, EMBEDDINGS, count) == expected
 
 
 def test_farthest_points_are_those_of_a_slow_search():
@@ -131,26 +131,26 @@ def causal(folder: Path):
 def test_a_language_model_of_a_folder_is_prompted_and_one_that_runs_on_or_has_no_room_is_said(tmp_path):
     causal(tmp_path / "model")
     (tmp_path / "prompt.txt").write_text("Frames: {captions}\nSentence:")
-    how = {"beams": 1, "device": torch.device("cpu")}
-    model = load_language_model(str(tmp_path / "model"), tmp_path / "prompt.txt", max_new_tokens=5, **how)
+    options = {"beams": 1, "device": torch.device("cpu")}
+    model = load_language_model(str(tmp_path / "model"), tmp_path / "prompt.txt", max_new_tokens=5, **options)
     together = model([["a red star"], ["a red star", "at the top"]])
     assert together == [model([one])[0] for one in (["a red star"], ["a red star", "at the top"])]
     assert all(
         one.tokens <= 5 and one.error in ("", "cut after 5 tokens", "the model answered nothing") for one in together
     )
-    long = load_language_model(str(tmp_path / "model"), tmp_path / "prompt.txt", max_new_tokens=60, **how)
+    long = load_language_model(str(tmp_path / "model"), tmp_path / "prompt.txt", max_new_tokens=60, **options)
     assert "longer than the 64 tokens" in long([["a red star"]])[0].error
 
 
 def test_a_prompt_without_a_place_for_captions_and_a_model_that_is_not_there_are_refused(tmp_path):
     (tmp_path / "prompt.txt").write_text("Say something.")
-    how = {"beams": 1, "max_new_tokens": 5, "device": torch.device("cpu")}
+    options = {"beams": 1, "max_new_tokens": 5, "device": torch.device("cpu")}
     with pytest.raises(ValueError, match=r"wanted \{captions\} where"):
-        load_language_model("none", tmp_path / "prompt.txt", **how)
+        load_language_model("none", tmp_path / "prompt.txt", **options)
     (tmp_path / "prompt.txt").write_text("{captions}")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"summarise.name: .* could not be loaded"):
-        load_language_model(str(tmp_path / "empty"), tmp_path / "prompt.txt", **how)
+        load_language_model(str(tmp_path / "empty"), tmp_path / "prompt.txt", **options)
 
 
 TINY_COCA = {
@@ -235,13 +235,13 @@ def test_the_origins_setting_runs_at_a_tiny_size_and_only_what_changed_is_descri
     assert {path.name: path.read_bytes() for path in DESCRIBED.iterdir()} == first
 
     options = load_study().summarise
-    said = {one.segment.video_id: one for one in frames_say(from_table(pq.read_table(SEGMENTS["videos"])), options)}
-    assert said["v_none"].captions == [] and 1 <= len(said["v_a"].captions) <= 3
+    kept = {one.segment.video_id: one for one in frames_say(from_table(pq.read_table(SEGMENTS["videos"])), options)}
+    assert kept["v_none"].captions == [] and 1 <= len(kept["v_a"].captions) <= 3
     causal(tmp_path / "model")
     (tmp_path / "prompt.txt").write_text("{captions}:")
-    how = {"beams": 2, "max_new_tokens": 4, "device": torch.device("cpu")}
-    model = load_language_model(str(tmp_path / "model"), tmp_path / "prompt.txt", **how)
-    written = write(model, [said["v_none"], said["v_b"]])
+    settings = {"beams": 2, "max_new_tokens": 4, "device": torch.device("cpu")}
+    model = load_language_model(str(tmp_path / "model"), tmp_path / "prompt.txt", **settings)
+    written = write(model, [kept["v_none"], kept["v_b"]])
     assert written["v_none#0"].error == "no frame of it was described"
     assert written["v_b#0"].frames and (written["v_b#0"].caption or written["v_b#0"].error)
 
@@ -285,6 +285,6 @@ def test_the_template_says_one_caption_after_the_other():
 
 def test_singular_vectors_are_numpys_with_the_largest_coordinate_positive():
     rows = np.random.default_rng(0).normal(size=(50, 6))
-    found, wanted = first_vectors(rows), np.linalg.svd(rows)[2][:2]
-    np.testing.assert_allclose(np.abs((found * wanted).sum(1)), 1)
+    found, expected = first_vectors(rows), np.linalg.svd(rows)[2][:2]
+    np.testing.assert_allclose(np.abs((found * expected).sum(1)), 1)
     assert (found[np.arange(2), np.abs(found).argmax(1)] > 0).all()

@@ -138,8 +138,8 @@ def studied(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("questions")
     make_inputs(folder)
-    threads, said = torch.get_num_threads(), StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+    threads, output = torch.get_num_threads(), StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
         patch.chdir(folder)
         torch.set_num_threads(1)
         ask.main()
@@ -148,17 +148,17 @@ def studied(tmp_path_factory):
             answer.main(name)
         table.main()
         torch.set_num_threads(threads)
-    return folder, said.getvalue()
+    return folder, output.getvalue()
 
 
 def test_what_cannot_be_asked_is_dropped_and_counted(studied):
-    folder, said = studied
+    folder, output = studied
     kept = read_questions([folder / "data/questions/questions.parquet"])
     assert len(kept) == 2 * (60 + 6 + 9) + 1 and len({one.question_id for one in kept}) == len(kept)
     dropped = json.loads((folder / "data/questions/dropped.json").read_text())
     assert dropped["dropped"] == {"the video is not there": 3}
-    assert "dropped: 3 (the video is not there; the first is 'train_120' about 'gone')" in said
-    assert "ask: 1 of 31 open questions of val and test have no right answer in the list" in said
+    assert "dropped: 3 (the video is not there; the first is 'train_120' about 'gone')" in output
+    assert "ask: 1 of 31 open questions of val and test have no right answer in the list" in output
     assert json.loads((folder / "data/questions/ans2label.json").read_text()).keys() == set(COLOURS)
 
 
@@ -180,9 +180,11 @@ def test_what_is_asked_past_a_videos_end_is_said_in_a_line_each(studied, tmp_pat
     good = {"question_id": "a", "video_id": "v70", "question": "a then red", "answer": "red"}
     late = [good | {"question_id": "b", "end_s": 60}, good | {"question_id": "c", "start_s": 50, "end_s": 60}]
     asking(studied[0], tmp_path, monkeypatch, [good, *late, good | {"question_id": "d", "end_s": 2.0}])
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == "ask: 1 questions end after their video, the first 'b' at 60 s; they are asked at the video's end"
-    assert said[-1].endswith(
+    output = capsys.readouterr().out.splitlines()
+    assert (
+        output[0] == "ask: 1 questions end after their video, the first 'b' at 60 s; they are asked at the video's end"
+    )
+    assert output[-1].endswith(
         "dropped: 1 (begins past the video's end; the first is 'c' about 'v70'), "
         "1 (the video is not there; the first is '120' about 'gone')"
     )
@@ -262,8 +264,8 @@ def test_pictures_are_videos_of_one_frame(studied, tmp_path, monkeypatch):
     folder.parent.mkdir(parents=True)
     shards.update(folder, schema=schema_of(8), shards=1, fingerprints={"p0": "1"}, compute=lambda ids: iter(made))
     good = {"question": "a then red", "answer": "red"}
-    asked = [good | {"question_id": "a", "video_id": "p0"}, good | {"question_id": "b", "video_id": "v70"}]
-    asking(studied[0], tmp_path, monkeypatch, asked)
+    questions = [good | {"question_id": "a", "video_id": "p0"}, good | {"question_id": "b", "video_id": "v70"}]
+    asking(studied[0], tmp_path, monkeypatch, questions)
     examples = {one.video_id: one for one in read_examples(["test"], list(COLOURS))["test"]}
     assert examples.keys() == {"p0", "v70"} and examples["p0"].video.embeddings[:].tolist() == [[3.0] * 8]
     assert [one.frames for one in examples["p0"].targets] == [1]
@@ -283,10 +285,10 @@ def test_answers_are_written_as_others_read_them(studied):
 
 
 def test_the_table_is_printed_and_stands_in_the_report(studied):
-    folder, said = studied
+    folder, output = studied
     report = (folder / "docs/results.md").read_text()
-    assert "19 questions about 9 videos" in report and "| `memory` |" in report and "| `memory` |" in said
-    assert "Where to look: docs/results.md" in said
+    assert "19 questions about 9 videos" in report and "| `memory` |" in report and "| `memory` |" in output
+    assert "Where to look: docs/results.md" in output
     assert (folder / "docs/questions.png").read_bytes().startswith(b"\x89PNG")
 
 

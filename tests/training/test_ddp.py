@@ -87,9 +87,9 @@ def curve(folder: Path, split: str) -> list[float]:
 
 def test_two_processes_have_the_loss_curves_of_one_and_write_them_once(one, two):
     for split in ("train", "val"):
-        wanted, found = curve(one, split), curve(two[0], split)
-        assert len(wanted) == len(found) == EPOCHS
-        assert found == pytest.approx(wanted, rel=1e-4)
+        expected, found = curve(one, split), curve(two[0], split)
+        assert len(expected) == len(found) == EPOCHS
+        assert found == pytest.approx(expected, rel=1e-4)
     assert curve(one, "train")[-1] < 0.9 * curve(one, "train")[0]
 
 

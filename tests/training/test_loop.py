@@ -147,7 +147,7 @@ def test_a_checkpoint_that_cannot_be_read_is_said_and_training_starts_over(
     (work / broken).write_bytes(content[: len(content) // 2])
     set_trainable(captioner := make(decoder), "frozen")
     fit(captioner, tokenizer, work, epochs=1)
-    assert "cannot be read" in (said := capsys.readouterr().err) and "training starts over" in said
+    assert "cannot be read" in (warning := capsys.readouterr().err) and "training starts over" in warning
     fit(captioner, tokenizer, work, epochs=2)
     assert "test: continues a killed run, after epoch 1 of 2 (step 2)" in capsys.readouterr().err
 
@@ -194,9 +194,9 @@ def test_a_module_that_is_no_captioner_is_trained_and_continued(tmp_path, capsys
     assert module.seen == 4 * (outcome.best_epoch + 1)
 
 
-@pytest.mark.parametrize(("small", "wanted"), [(3, {1}), (2, {2})])
+@pytest.mark.parametrize(("small", "expected"), [(3, {1}), (2, {2})])
 def test_a_small_module_is_trained_on_one_thread_and_a_large_one_on_as_many_as_before(
-    small, wanted, tmp_path, monkeypatch
+    small, expected, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(loop, "SMALL", small)
     threads = set()
@@ -211,7 +211,7 @@ def test_a_small_module_is_trained_on_one_thread_and_a_large_one_on_as_many_as_b
     )
     torch.set_num_threads(2)  # `one_thread` sets it back
     train(Watched(), data, replace(OPTIMIZATION, epochs=1), name="watched", work=tmp_path)
-    assert threads == wanted and torch.get_num_threads() == 2
+    assert threads == expected and torch.get_num_threads() == 2
 
 
 def test_a_gradient_is_cut_to_the_norm_that_is_asked_for(tmp_path):
