@@ -56,14 +56,14 @@ def _options() -> argparse.Namespace:
 
 def _count(text: str) -> int:
     if not (text.isdecimal() and 1 <= int(text) <= MOST):
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted a number from 1 to {MOST}")
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number from 1 to {MOST}")
     return int(text)
 
 
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"found {text!r}, wanted seconds, 0 or more")
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected seconds, 0 or more")
     return value
 
 
@@ -98,7 +98,7 @@ def _queries(options: argparse.Namespace, params: Params) -> Iterator[tuple[str,
         if text.strip():
             yield printable(text.strip()), embed_texts(ENCODER, [text.strip()], params.device)[0]
         elif options.text is not None:
-            raise ValueError("found an empty text, wanted some words")
+            raise ValueError("found an empty text, expected some words")
 
 
 def of_picture(path: Path, params: Params) -> NDArray[np.float32]:

@@ -193,7 +193,7 @@ def fork(
         os.dup2(written, descriptor)
     sys.path[0] = tree  # was this file's folder
     # Its own processes need not import everything again either.
-    multiprocessing.get_context = lambda method=None: multiprocessing.context.ForkContext()
+    multiprocessing.get_context = lambda method=None: multiprocessing.context.ForkContext()  # type: ignore[assignment]
     if before is not None:
         kill_before(before)
     status = 1

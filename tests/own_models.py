@@ -46,7 +46,7 @@ def write_answerer(folder: Path = Path("studies/questions/models/memory"), way: 
     """A tiny reader with random weights, as the study of questions saves it, for the models of `write_models`."""
     watching = Watching(way, "joint" if way == "sparse" else "mean", frames=2, step=1)
     torch.manual_seed(1)
-    width = 2 * make_decoder().get_input_embeddings().weight.shape[1]
+    width = 2 * make_decoder().config.n_embd
     reader = Reader(ReaderConfig(8, width, 16, 2, 1, None, watching.timed, answers=7))
     answers = ["yes", "no", "red", "green", "blue", "1", "2"]
     save_reader(folder / "seed-0", reader, watching, answers)

@@ -94,6 +94,7 @@ def test_the_prefix_of_several_frames_is_that_of_each_by_itself_and_a_mark_of_it
         for frame in frames(name, first, last, count):
             here = torch.tensor([[frame]])
             side = AGE_BUCKETS if frame < first else 0
+            assert mapper.marks is not None
             mark = mapper.marks[side + int(age_bucket(torch.tensor(last - frame + 1)))]
             expected.append(alone(embeddings[b : b + 1], Moments(here, here))[0, 0, :each] + mark)
         torch.testing.assert_close(found[b, r], torch.cat(expected))

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_a_search_that_finds_other_captions_fails_the_bench(monkeypatch):
         caption.main()
 
 
-def figures_of(bench, options, monkeypatch, capsys) -> tuple[list[str], object]:
+def figures_of(bench, options, monkeypatch, capsys) -> tuple[list[str], Any]:
     """The lines of a bench's table and what its last line says."""
     monkeypatch.setattr("sys.argv", ["bench", *options.split()])
     bench.main()
@@ -86,7 +87,7 @@ def test_the_bench_of_a_gpu_runs_on_a_cpu_too(monkeypatch, capsys):
 
 def test_the_bench_of_added_videos_counts_what_they_cost(monkeypatch, capsys):
     _, figures = figures_of(incremental, "--videos 4 --added 1 2 --shards 3", monkeypatch, capsys)
-    assert [(row["added"], row["to"], row["decoded"], row["embedded"]) for row in figures] == [  # type: ignore[attr-defined]
+    assert [(row["added"], row["to"], row["decoded"], row["embedded"]) for row in figures] == [
         (4, 0, 4, 4),
         (1, 4, 1, 1),
         (2, 5, 2, 2),

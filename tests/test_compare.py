@@ -80,7 +80,7 @@ def test_tables_without_segments_or_that_are_no_tables_of_scores_are_refused(tmp
 
 def test_scores_of_captions_from_elsewhere_compare_with_a_runs(tmp_path):
     run, theirs = scores([1.0, 2.0, 3.0]), scores([2.0, 2.0, 5.0])[["segment_id", "references", "CIDEr"]]
-    theirs["references"] = [np.array(["a caption"])] * 3
+    theirs["references"] = pd.Series([np.array(["a caption"])] * 3)
     for tables in ((run, theirs), (theirs, run)):
         found = compare(*tables)
         assert {result.group for result in found} == {"all", "now"} and abs(found[0].difference) == 1

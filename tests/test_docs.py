@@ -145,7 +145,9 @@ def said_by(owner: str) -> list[str]:
     """All that the strings of a function say, one text for each, and one for what stands outside of functions."""
     if owner != "text":
         package, *inner = owner.split(".")
-        [folder] = importlib.util.find_spec(package).submodule_search_locations
+        spec = importlib.util.find_spec(package)
+        assert spec and spec.submodule_search_locations
+        [folder] = spec.submodule_search_locations
         return strings_of(Path(folder, *inner).with_suffix(".py"))
     files = [file for name in ("pipeline", "stages", "studies") for file in sorted((ROOT / name).rglob("*.py"))]
     return [text for file in files for text in strings_of(file)] + [squeezed((ROOT / "Makefile").read_text())]

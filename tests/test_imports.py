@@ -130,13 +130,13 @@ def test_each_number_and_each_attribute_of_a_module_counts(tmp_path):
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, int):
-            old, node.value = node.value, node.value + 41
+            value, node.value = node.value, node.value + 41
             seen.add(fingerprint_of(ast.unparse(tree), tmp_path))
-            node.value = old
+            node.value = value
         elif isinstance(node, ast.Attribute):
-            old, node.attr = node.attr, f"{node.attr}_"
+            name, node.attr = node.attr, f"{node.attr}_"
             seen.add(fingerprint_of(ast.unparse(tree), tmp_path))
-            node.attr = old
+            node.attr = name
         else:
             continue
         count += 1

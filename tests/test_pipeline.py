@@ -152,11 +152,11 @@ def test_a_second_repro_has_nothing_to_do(project):
 
 
 def test_experiments_rerun_what_they_change_and_can_be_compared(project):
-    for name, forked, *changes in (
-        ("memory", False, "-S", "memory.k=3"),
-        ("baseline", True, "-S", "memory.enabled=false", "-S", "caption.method=sample"),
+    for name, *changes in (
+        ("memory", "-S", "memory.k=3"),
+        ("baseline", "-S", "memory.enabled=false", "-S", "caption.method=sample"),
     ):
-        output = project.dvc("exp", "run", "-n", name, *changes, forked=forked)
+        output = project.dvc("exp", "run", "-n", name, *changes, forked=True)
         assert ran(output) == ["finetune", "caption", "evaluate"]
     diff = project.dvc("metrics", "diff", "baseline", "memory")
     assert re.search(r"metrics.captions\.json +BLEU-1 +\d", diff)

@@ -64,11 +64,11 @@ def test_a_sample_of_ones_own_videos_tells_how_much_the_whole_has(make_video, tm
         sample.run("frames pictures")
 
 
-def test_what_is_published_is_counted_without_fetching_it(tmp_path):
+def test_what_is_published_is_counted_without_fetching_it(tmp_path, monkeypatch):
     path = tmp_path / "params.yaml"
     write_params(path, Path("params.yaml"), {"download.pictures": COCO})
     whole = load_params(path)
     sample = Sample(path, whole, tmp_path / "sample", 2)
     assert sample.params.download["pictures"].source == "shapes"
-    sample.mean_length = lambda _: 1.0
+    monkeypatch.setattr(sample, "mean_length", lambda _: 1.0)
     assert plan._whole_lengths("pictures", whole, sample) == {"train": 118_287.0, "val": 100.0, "test": 0.0}

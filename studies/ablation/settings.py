@@ -65,5 +65,5 @@ def on_one_device(params: Params) -> Params:
     """The same params. ValueError if they train on several: each process of that starts the whole program again."""
     for name, section in {"pretrain": params.pretrain, "finetune": params.finetune}.items():
         if section.devices > 1:
-            raise ValueError(f"{PARAMS_FILE}: {name}.devices: found {section.devices}, the ablation wants 1")
+            raise ValueError(f"{PARAMS_FILE}: {name}.devices: found {section.devices}, the ablation expects 1")
     return params

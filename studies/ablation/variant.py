@@ -25,7 +25,7 @@ from studies.ablation.settings import CHOICE, OUT, PRETRAINED, load_ablation, pa
 CAPTIONS = "captions.parquet"
 COST = "cost.json"
 COSTED = 20  # videos whose captions it is measured of
-TABLES = ("metrics.json", "coverage.json", "segments.parquet", "kinds.csv")  # as `evaluate` wants them
+TABLES = ("metrics.json", "coverage.json", "segments.parquet", "kinds.csv")  # in the order of `evaluate`
 
 
 def main(variant: str) -> None:

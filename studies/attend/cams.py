@@ -54,8 +54,8 @@ def explain(
     """
     cells = batch.cells.detach().clone().requires_grad_(True)  # [1, T, P, C]
     seen = captioner.look(batch.with_cells(cells))
-    said = torch.tensor(tokens, device=cells.device)[None, None]
-    log_probs, attention = captioner.log_probs(seen, said)
+    caption = torch.tensor(tokens, device=cells.device)[None, None]
+    log_probs, attention = captioner.log_probs(seen, caption)
     words = [*log_probs[0, 0], log_probs.sum()]
     grid = cells.detach()[0].unflatten(1, (h, -1))  # [T, h, w, C]
     found: dict[str, list[Tensor]] = {name: [] for name in methods}

@@ -51,12 +51,12 @@ def main(kind: str) -> None:
         for folder in folders:
             captioner, vocabulary = load(folder, params.device)
             with progress.bar(total=len(examples), desc=f"attend caption {kind}", unit="segment") as bar:
-                said = {}
+                by_id = {}
                 for one, caption in captions(captioner, vocabulary, examples, own, places=h * w):
-                    said[one.segment_id] = caption
+                    by_id[one.segment_id] = caption
                     bar.update()
-            write_captions(out / f"{folder.name}.parquet", segments, said)
-            write_text(out / f"{folder.name}.pairs.csv", pairs(segments, said))
+            write_captions(out / f"{folder.name}.parquet", segments, by_id)
+            write_text(out / f"{folder.name}.pairs.csv", pairs(segments, by_id))
     print(f"caption {kind}: {len(examples)} of {len(segments)} segments of split {own.split}, {len(folders)} seeds")
 
 
@@ -89,14 +89,14 @@ def captions(
             yield one.segment, Said(vocabulary.decode(ids), value, tuple(ids))
 
 
-def pairs(segments: Sequence[Segment], said: dict[str, Said]) -> str:
+def pairs(segments: Sequence[Segment], by_id: dict[str, Said]) -> str:
     """The table that yiskw713/VideoCaptioning writes: a row for each reference of a video's segment."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["video_id", "prediction", "reference"])
     for one in segments:
-        if one.segment_id in said:
-            rows.writerows([one.video_id, said[one.segment_id].caption, reference] for reference in one.captions)
+        if one.segment_id in by_id:
+            rows.writerows([one.video_id, by_id[one.segment_id].caption, reference] for reference in one.captions)
     return text.getvalue()
 
 

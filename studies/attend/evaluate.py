@@ -15,7 +15,7 @@ from pipeline.params import load_params
 from studies.attend.settings import METRICS, OUT, load_attend
 
 SCORES = Path("studies/attend/scores")
-TABLES = ("metrics.json", "coverage.json", "segments.parquet", "kinds.csv")  # as the stage `evaluate` wants them
+TABLES = ("metrics.json", "coverage.json", "segments.parquet", "kinds.csv")  # in the order of `evaluate`
 
 
 def main(kind: str) -> None:

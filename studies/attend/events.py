@@ -81,14 +81,14 @@ def train(
 
         def loss() -> Tensor:
             pixels = np.empty((batch_size, window, side, side, 3), np.uint8)
-            wanted = []
+            labels = []
             for i, video_id in enumerate(draw.choice(ids, batch_size)):
                 jpegs, times_s = videos[video_id]
                 start = int(draw.integers(len(jpegs) - window + 1))
                 pixels[i] = [picture(jpeg, side) for jpeg in jpegs[start : start + window]]
-                wanted.append(classes_at(scenes[video_id], times_s[start : start + window : 2]))
+                labels.append(classes_at(scenes[video_id], times_s[start : start + window : 2]))
             logits = module(normalise(torch.from_numpy(pixels)))  # [B, t, classes]
-            return torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(np.stack(wanted)))
+            return torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.from_numpy(np.stack(labels)))
 
         final = minimise(module, loss, steps, learning_rate, name="attend net")
     return module.eval(), final

@@ -52,8 +52,8 @@ def main() -> None:
     untrained = AttendingCaptioner(captioner.config).to(captioner.mean.device).eval()
     untrained.mean, untrained.std = captioner.mean, captioner.std
 
-    said = read_captions(OUT / own.attention / f"{name}.parquet").to_pandas()
-    texts = dict(zip(said["segment_id"], said["caption"], strict=True))
+    captions = read_captions(OUT / own.attention / f"{name}.parquet").to_pandas()
+    texts = dict(zip(captions["segment_id"], captions["caption"], strict=True))
     segments = {one.segment_id: one for one in from_table(pq.read_table(SEGMENTS)) if one.segment_id in texts}
     chosen = [segments[id] for id in subset_order(segments)][: own.segments]
     examples = make_examples(chosen, read_cells(one.video_id for one in chosen))

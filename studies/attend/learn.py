@@ -38,7 +38,7 @@ MEASURED = 512  # segments of which the channels' mean and standard deviation ar
 
 def main(kind: str) -> None:
     if kind not in KINDS:
-        raise ValueError(f"attention: found {kind!r}; wanted one of {', '.join(KINDS)}")
+        raise ValueError(f"attention: found {kind!r}; expected one of {', '.join(KINDS)}")
     keep_freed_memory()
     own = load_attend().learn
     for seed in own.seeds:

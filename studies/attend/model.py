@@ -146,15 +146,17 @@ class AttendingCaptioner(nn.Module):
             teacher_forcing: how often a step goes on from the caption's own word, and not from the likeliest one.
         """
         state = self.begin(seen, tokens.shape[1])
-        said, found, attended = torch.full_like(tokens[..., 0], BEGIN), [], []
+        previous, found, attended = torch.full_like(tokens[..., 0], BEGIN), [], []
         for place in range(tokens.shape[2]):
-            logits, state, attention = self.step(seen, state, said)
+            logits, state, attention = self.step(seen, state, previous)
             found.append(logits.log_softmax(-1).gather(-1, tokens[..., place, None])[..., 0])
             attended.append(attention.mean(2))
-            said = tokens[..., place]
+            previous = tokens[..., place]
             if teacher_forcing < 1:
                 own = logits.detach().argmax(-1)
-                said = torch.where(torch.rand(said.shape, device=said.device) < teacher_forcing, said, own)
+                previous = torch.where(
+                    torch.rand(previous.shape, device=previous.device) < teacher_forcing, previous, own
+                )
         return torch.stack(found, dim=-1), torch.stack(attended, dim=2)
 
 

@@ -87,7 +87,9 @@ def _in_space(output: Any, layer: str, name: str) -> Tensor:
         return tokens[:, tokens.shape[1] - t * h * w :].unflatten(1, (t, h, w))
     if not isinstance(output, Tensor) or output.ndim != 5:
         shape = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"layer {layer!r} of {name} gives {shape}; wanted one with time and space, as [B, C, t, h, w]")
+        raise ValueError(
+            f"layer {layer!r} of {name} gives {shape}; expected one with time and space, as [B, C, t, h, w]"
+        )
     return output if name == "SwinTransformer3d" else output.movedim(1, -1)
 
 
@@ -124,7 +126,7 @@ def torchvision_net(name: str, state: dict[str, Tensor] | None) -> nn.Module:
     """
     known = list_models(module=video)
     if name not in known:
-        raise ValueError(f"net.name: found {name!r}; wanted one of torchvision's video nets: {', '.join(known)}")
+        raise ValueError(f"net.name: found {name!r}; expected one of torchvision's video nets: {', '.join(known)}")
     module = get_model(name, weights=None)
     if state is None:
         return module
@@ -137,7 +139,7 @@ def torchvision_net(name: str, state: dict[str, Tensor] | None) -> nn.Module:
         first = min(missing or foreign or other)
         raise ValueError(
             f"net.weights: not those of {name}: {len(missing)} of its tensors are missing, {len(foreign)} are foreign, "
-            f"{len(other)} have another shape (the first: {first}); wanted torchvision's state dict of {name}"
+            f"{len(other)} have another shape (the first: {first}); expected torchvision's state dict of {name}"
         )
     module.load_state_dict({key: value for key, value in state.items() if key not in head}, strict=False)
     return module
@@ -260,7 +262,7 @@ def video_cells(
 
 def aligned(cells: Tensor, align: list[int | None]) -> Tensor:
     """[T, h, w, C] averaged to the numbers of `align`; None leaves a dimension as it is."""
-    t, h, w = (wanted or found for wanted, found in zip(align, cells.shape[:3], strict=True))
+    t, h, w = (expected or found for expected, found in zip(align, cells.shape[:3], strict=True))
     if (t, h, w) == cells.shape[:3]:
         return cells
     return nn.functional.adaptive_avg_pool3d(cells.movedim(-1, 0), (t, h, w)).movedim(0, -1)

@@ -52,7 +52,7 @@ class Vocabulary:
         """Raises ValueError for a file that is no vocabulary."""
         value = strict_json.load(path)
         if not isinstance(value, dict) or tuple(value.get("specials", ())) != SPECIALS or "words" not in value:
-            raise ValueError(f'{path}: found no vocabulary; wanted {{"specials": {list(SPECIALS)}, "words": [...]}}')
+            raise ValueError(f'{path}: found no vocabulary; expected {{"specials": {list(SPECIALS)}, "words": [...]}}')
         return cls((*SPECIALS, *value["words"]))
 
 

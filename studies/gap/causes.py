@@ -55,7 +55,7 @@ def main() -> None:
     shown = pictures_of_one_thing([*read_pictures("train"), *read_pictures("val")])
     if len(shown) <= 2 * options.held_out:
         raise ValueError(
-            f"found {len(shown)} pictures of one thing in a place, wanted more than {2 * options.held_out}: "
+            f"found {len(shown)} pictures of one thing in a place, expected more than {2 * options.held_out}: "
             "this stage knows what the built-in pictures show, and no others"
         )
     device, preprocess = choose_device(params.device), Preprocess(PREPROCESS)

@@ -82,7 +82,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     batches = distinct_batches(groups_of([picture.captions for picture in pictures]), options.batch, generator)
     objective = open_clip.CoCaLoss(caption_loss_weight=options.caption_weight, clip_loss_weight=1.0)
-    wanted, kept = set(checkpoints(options.steps)), {}
+    counts, kept = set(checkpoints(options.steps)), {}
     done = 0
 
     def keep() -> None:
@@ -92,7 +92,7 @@ def train(
 
     def loss() -> Tensor:
         nonlocal done
-        if done in wanted:
+        if done in counts:
             keep()
         done += 1
         rows = next(batches)

@@ -292,7 +292,7 @@ def refuse_others(config: dict[str, Any], name: str) -> None:
         raise ValueError(f"{name} is no CoCa: its config has no multimodal_cfg; `coca_ViT-B-32` is one")
     if "hf_model_name" in config["text_cfg"]:
         raise ValueError(
-            f"{name}: its texts go through {config['text_cfg']['hf_model_name']}, wanted open_clip's own tower"
+            f"{name}: its texts go through {config['text_cfg']['hf_model_name']}, expected open_clip's own tower"
         )
 
 

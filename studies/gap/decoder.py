@@ -82,11 +82,11 @@ def main() -> None:
     results: dict[str, Any] = {}
     with Scorer(tokenizer=params.evaluate.tokenizer) as scorer:
         for name, rows in given.items():
-            said = write(model, tokenizer, rows, options, device)
-            right = [facts_right(text, references[id]) for id, text in said.items()]
+            written = write(model, tokenizer, rows, options, device)
+            right = [facts_right(text, references[id]) for id, text in written.items()]
             judged = [one for one in right if one is not None]
-            scores = scorer.score(said, references).corpus
-            results[name] = {"CIDEr": round(scores["CIDEr"], 4), "examples": dict(list(said.items())[:5])}
+            scores = scorer.score(written, references).corpus
+            results[name] = {"CIDEr": round(scores["CIDEr"], 4), "examples": dict(list(written.items())[:5])}
             if judged:
                 results[name]["facts"] = round(100 * sum(judged) / len(judged), 4)
             shown = "  ".join(f"{key} {value:.1f}" for key, value in results[name].items() if key != "examples")
@@ -117,13 +117,13 @@ def write(
     model: Prefixed, tokenizer: Any, rows: NDArray[np.float64], options: DecoderParams, device: torch.device
 ) -> dict[str, str]:
     """A caption for each embedding [n, E], by its number."""
-    said: list[str] = []
+    texts: list[str] = []
     for at in range(0, len(rows), BATCH):
         prefixes = model.prefixes(torch.tensor(rows[at : at + BATCH], dtype=torch.float32, device=device))
-        how = {"beams": options.beams, "max_tokens": options.max_tokens, "length_penalty": 1.0}
-        found = beam_search(model.decoder, prefixes, end=tokenizer.eos_token_id, **how)  # type: ignore[arg-type]
-        said += [" ".join(tokenizer.decode(ids).split()) for ids in found]
-    return {str(i): text for i, text in enumerate(said)}
+        search = {"beams": options.beams, "max_tokens": options.max_tokens, "length_penalty": 1.0}
+        found = beam_search(model.decoder, prefixes, end=tokenizer.eos_token_id, **search)  # type: ignore[arg-type]
+        texts += [" ".join(tokenizer.decode(ids).split()) for ids in found]
+    return {str(i): text for i, text in enumerate(texts)}
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ class Describe:
         for at in range(0, len(different), self.options.batch_size):
             # A video's own batches: what it says does not depend on which videos are described with it.
             latents, tokens = self.coca.images([pictures[i] for i in different[at : at + self.options.batch_size]])
-            how = {name: getattr(self.options, name) for name in ("beams", "max_tokens", "length_penalty")}
-            captions += self.coca.captions(tokens, **how)
+            search = {name: getattr(self.options, name) for name in ("beams", "max_tokens", "length_penalty")}
+            captions += self.coca.captions(tokens, **search)
             images.append(latents.float().cpu().numpy())
             texts.append(self.coca.texts([one.text for one in captions[at:]]).float().cpu().numpy())
         number = {i: row for row, i in enumerate(different)}
@@ -98,19 +98,19 @@ def choose(timestamps: Sequence[float], options: DescribeParams, fps: float, jpe
     """Which frames of a video are described, ascending, at most `count`; a video that has frames gives at least one."""
     total = len(timestamps)
     if options.frames == "every_s":
-        wanted = [0]
+        indices = [0]
         for i, time in enumerate(timestamps):
-            if time - timestamps[wanted[-1]] >= options.every_s - 1e-6:
-                wanted.append(i)
+            if time - timestamps[indices[-1]] >= options.every_s - 1e-6:
+                indices.append(i)
     elif options.frames == "cuts":
         stretches = cuts.find_segments((jpeg.as_py() for jpeg in jpegs), fps=fps, least_s=LEAST_S)
-        wanted = [min(int((start + end) / 2 * fps), total - 1) for start, end in stretches]
+        indices = [min(int((start + end) / 2 * fps), total - 1) for start, end in stretches]
     else:
-        wanted = list(range(total))
-    if len(wanted) <= options.count:
-        return wanted
+        indices = list(range(total))
+    if len(indices) <= options.count:
+        return indices
     return [
-        wanted[int((i + 0.5) * len(wanted) / options.count)] for i in range(options.count)
+        indices[int((i + 0.5) * len(indices) / options.count)] for i in range(options.count)
     ]  # of equal parts, the middles
 
 

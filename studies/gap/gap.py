@@ -179,7 +179,7 @@ def pairs_of(level: Level, embeds: Embeds, split: str) -> Pairs | None:
     there = sorted(id for id, entry in shards.index(DESCRIBED).items() if entry.rows and id in of_video)
     names = ["frame_index", "timestamp_s", "caption"]
     tables = dict(shards.iterate(DESCRIBED, there, names)) if there else {}
-    said = sentences() if level == "video" else {}
+    summaries = sentences() if level == "video" else {}
     images: list[Array] = []
     texts: list[list[str]] = []  # of each pair; the mean of several is its text
     videos: list[str] = []
@@ -196,7 +196,7 @@ def pairs_of(level: Level, embeds: Embeds, split: str) -> Pairs | None:
             images += [rows[inside[s].start : inside[s].stop].mean(0) for s in with_frames]
             own = [[s.captions[0]] for s in with_frames]
         else:
-            sentence = [said[s.segment_id] for s in of_video[video_id] if s.segment_id in said]
+            sentence = [summaries[s.segment_id] for s in of_video[video_id] if s.segment_id in summaries]
             images += [rows.mean(0)] if sentence else []
             own = [sentence] if sentence else []
         texts += own

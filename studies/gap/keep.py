@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def keep(how: str, captions: Sequence[str], embeddings: NDArray[np.floating], count: int) -> list[int]:
+def keep(rule: str, captions: Sequence[str], embeddings: NDArray[np.floating], count: int) -> list[int]:
     """Places of the captions that are kept, ascending, at most `count`.
 
     Args:
@@ -21,14 +21,14 @@ def keep(how: str, captions: Sequence[str], embeddings: NDArray[np.floating], co
     Of all and distinct more than `count` are thinned evenly. Ties go to the earlier: the same input, the same choice.
     """
     different = list({text: i for i, text in reversed(list(enumerate(captions)))}.values())[::-1]
-    if how == "all":
+    if rule == "all":
         return _thinned(list(range(len(captions))), count)
-    if how == "distinct" or len(different) <= count:
+    if rule == "distinct" or len(different) <= count:
         return _thinned(sorted(different), count)
     different = sorted(different)
     rows = np.asarray(embeddings, dtype=np.float64)[different]
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    chosen = _farthest(rows, count) if how == "diverse" else _clustered(rows, count)
+    chosen = _farthest(rows, count) if rule == "diverse" else _clustered(rows, count)
     return sorted(different[i] for i in chosen)
 
 

@@ -71,12 +71,12 @@ class LanguageModel:
             rows = rows[:, given["input_ids"].shape[1] :]
         return [self._sentence(row, bool(one)) for row, one in zip(rows, captions, strict=True)]
 
-    def _sentence(self, row: Tensor, asked: bool) -> Sentence:
+    def _sentence(self, row: Tensor, complete: bool) -> Sentence:
         ended = self.tokenizer.eos_token_id in row[1:].tolist()
         text = self.tokenizer.decode(row, skip_special_tokens=True)
         first = next((line.strip() for line in text.splitlines() if line.strip()), "")
         words = int((row != self.tokenizer.pad_token_id).sum())
-        if not asked:
+        if not complete:
             return Sentence("", 0, "no captions to sum up")
         if not first:
             return Sentence("", words, "the model answered nothing")
@@ -98,7 +98,7 @@ def load_language_model(
 
     text = prompt.read_text()
     if SLOT not in text:
-        raise ValueError(f"{prompt}: wanted {SLOT} where the frames' captions go")
+        raise ValueError(f"{prompt}: expected {SLOT} where the frames' captions go")
     safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": Path(name).is_dir()}
     try:
         config: Any = AutoConfig.from_pretrained(name, **safe)

@@ -34,7 +34,7 @@ from studies.gap.keep import keep
 from studies.gap.sentences import Summariser, by_template, load_language_model, train_t5
 from studies.gap.settings import CAPTIONS, DESCRIBED, EVIDENCE, METRICS, OUT, SEGMENTS, SummariseParams, load_study
 
-TABLES = ("captions.json", "coverage.json", "segments.parquet", "kinds.csv")  # as `evaluate` wants them
+TABLES = ("captions.json", "coverage.json", "segments.parquet", "kinds.csv")  # in the order of `evaluate`
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,15 @@ class Said:
 def main() -> None:
     params, options = load_params(), load_study().summarise
     segments = from_table(pq.read_table(SEGMENTS["videos"]))
-    said = {split: frames_say([s for s in segments if s.split == split], options) for split in ("train", options.split)}
-    asked = said[options.split]
-    journal = OUT / f"unfinished-{_request(options, asked)}.jsonl"
+    described = {
+        split: frames_say([s for s in segments if s.split == split], options) for split in ("train", options.split)
+    }
+    chosen = described[options.split]
+    journal = OUT / f"unfinished-{_request(options, chosen)}.jsonl"
     done = read_journal(journal)
-    todo = [one for one in asked if one.segment.segment_id not in done]
+    todo = [one for one in chosen if one.segment.segment_id not in done]
     if todo:
-        summariser = make_summariser(params, options, said["train"])
+        summariser = make_summariser(params, options, described["train"])
         journal.parent.mkdir(parents=True, exist_ok=True)
         write_text(
             journal, "".join(journal_line(id, one) for id, one in done.items())
@@ -81,15 +83,15 @@ def main() -> None:
                     file.write(journal_line(id, one))
                 file.flush()
                 bar.update(len(todo[at : at + options.batch_size]))
-    write_captions(CAPTIONS, [one.segment for one in asked], {id: one for id, one in done.items() if one.caption})
+    write_captions(CAPTIONS, [one.segment for one in chosen], {id: one for id, one in done.items() if one.caption})
     write_evidence(EVIDENCE, done)
     scored = params.on_split(options.split)
     line = evaluate(scored, CAPTIONS, *(METRICS / name for name in TABLES))
     journal.unlink(missing_ok=True)
     failed = [one.error for one in done.values() if not one.caption]
     reason = f" (the first: {failed[0]})" if failed else ""
-    said_of = f"{len(done) - len(failed)} of {len(asked)} segments"
-    print(f"summarise: {said_of} by {options.method}, {len(failed)} without a sentence{reason}")
+    counted = f"{len(done) - len(failed)} of {len(chosen)} segments"
+    print(f"summarise: {counted} by {options.method}, {len(failed)} without a sentence{reason}")
     print(line)
 
 
@@ -125,8 +127,12 @@ def make_summariser(params: Params, options: SummariseParams, train: Sequence[Sa
     if options.method == "template":
         return by_template
     if options.method == "huggingface":
-        how: dict[str, Any] = {"beams": options.beams, "max_new_tokens": options.max_new_tokens, "device": device}
-        return load_language_model(options.name, Path(options.prompt), **how)
+        beam_search: dict[str, Any] = {
+            "beams": options.beams,
+            "max_new_tokens": options.max_new_tokens,
+            "device": device,
+        }
+        return load_language_model(options.name, Path(options.prompt), **beam_search)
     pairs = [(one.captions, one.segment.captions) for one in train if one.captions and one.segment.captions]
     if not pairs:
         raise ValueError(
@@ -137,11 +143,11 @@ def make_summariser(params: Params, options: SummariseParams, train: Sequence[Sa
     return train_t5(pairs, **{name: getattr(options, name) for name in names}, seed=params.seed, device=device)
 
 
-def write(summariser: Summariser, asked: Sequence[Said]) -> dict[str, Written]:
+def write(summariser: Summariser, chosen: Sequence[Said]) -> dict[str, Written]:
     """Segments whose frames say nothing get a row without a sentence; what fails for a batch is tried one by one."""
-    speaking = [one for one in asked if one.captions]
+    speaking = [one for one in chosen if one.captions]
     silent = {
-        one.segment.segment_id: Written("", None, [], [], 0, 0.0, 0, "no frame of it was described") for one in asked
+        one.segment.segment_id: Written("", None, [], [], 0, 0.0, 0, "no frame of it was described") for one in chosen
     }
     started, attempts = time.perf_counter(), 1
     try:
@@ -151,9 +157,9 @@ def write(summariser: Summariser, asked: Sequence[Said]) -> dict[str, Written]:
     seconds = (time.perf_counter() - started) / max(len(speaking), 1)
     return silent | {
         one.segment.segment_id: Written(
-            said.text, None, one.frames, one.captions, said.tokens, round(seconds, 4), attempts, said.error
+            sentence.text, None, one.frames, one.captions, sentence.tokens, round(seconds, 4), attempts, sentence.error
         )
-        for one, said in zip(speaking, sentences, strict=True)
+        for one, sentence in zip(speaking, sentences, strict=True)
     }
 
 
@@ -192,12 +198,12 @@ def journal_line(segment_id: str, one: Written) -> str:
     return json.dumps({"segment_id": segment_id, **asdict(one)}) + "\n"
 
 
-def _request(options: SummariseParams, asked: Sequence[Said]) -> str:
+def _request(options: SummariseParams, chosen: Sequence[Said]) -> str:
     """Short, and another for other settings, code or captions."""
     parts = [
         options.model_dump_json(),
         code_fingerprint(Path(__file__)),
-        *(f"{s.segment.segment_id} {s.captions}" for s in asked),
+        *(f"{s.segment.segment_id} {s.captions}" for s in chosen),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 

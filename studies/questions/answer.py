@@ -80,7 +80,7 @@ def write_answers(out: Path, rows: Sequence[Answer], questions: Sequence[Questio
     out.mkdir(parents=True, exist_ok=True)
     with aside(out / "answers.parquet") as written:
         pq.write_table(table, written)
-    asked = {one.question_id: one for one in questions}
+    by_id = {one.question_id: one for one in questions}
     chosen = [row for row in rows if row.glimpses == count]
     lines = [
         json.dumps(
@@ -89,16 +89,16 @@ def write_answers(out: Path, rows: Sequence[Answer], questions: Sequence[Questio
                 "answer": row.prediction,
                 "data": {
                     "vid_id": row.video_id,
-                    "question": asked[row.question_id].question,
-                    "answer": asked[row.question_id].answers[0] if asked[row.question_id].answers else None,
-                    "answer_type": asked[row.question_id].answer_type,
+                    "question": by_id[row.question_id].question,
+                    "answer": by_id[row.question_id].answers[0] if by_id[row.question_id].answers else None,
+                    "answer_type": by_id[row.question_id].answer_type,
                 },
             }
         )
         for row in chosen
     ]
     write_text(out / "results.jsonl", "".join(f"{line}\n" for line in lines))
-    voted = [row for row in chosen if asked[row.question_id].votes is not None]
+    voted = [row for row in chosen if by_id[row.question_id].votes is not None]
     if voted:
         submission = [{"question_id": _number(row.question_id), "answer": row.prediction or ""} for row in voted]
         write_text(out / "vqa.json", json.dumps(submission) + "\n")
@@ -125,6 +125,6 @@ if __name__ == "__main__":
     typed.add_argument("--glimpses", type=int, metavar="N", help="a number of glimpses, of 1 to 1000")
     options = typed.parse_args()
     if options.glimpses is not None and not 1 <= options.glimpses <= 1000:
-        sys.exit(f"answer: --glimpses {options.glimpses}; wanted 1 to 1000")
+        sys.exit(f"answer: --glimpses {options.glimpses}; expected 1 to 1000")
     with guarded(f"answer {options.model}", kept=None):
         import_module(MODULE).main(options.model, options.glimpses)

@@ -33,13 +33,13 @@ PREFIXES = ("", "v_", "video")  # of a video's id here, before what question fil
 
 def main() -> None:
     ask = load_study().ask
-    asked = unique_over_splits(questions_of(ask))
+    unique = unique_over_splits(questions_of(ask))
     there = rows_there()
-    known = {resolved(question.video_id, there) for question in asked} - {None}
+    known = {resolved(question.video_id, there) for question in unique} - {None}
     ends = end_of(read_videos([video for video in known if video and there[video]]))
-    kept, dropped = usable(asked, there, ends)
+    kept, dropped = usable(unique, there, ends)
     if not kept:
-        raise ValueError(f"none of {len(asked)} questions can be used: {reasons(dropped)}")
+        raise ValueError(f"none of {len(unique)} questions can be used: {reasons(dropped)}")
     answers = answer_list(ask, kept)
     later = [one for one in kept if one.split != "train" and one.task == "open" and one.answers]
     outside = [one for one in later if not set(one.answers) & set(answers)]
@@ -55,7 +55,7 @@ def main() -> None:
         pq.write_table(to_table(kept), written)
     write_text(ANSWER_LIST, json.dumps({answer: label for label, answer in enumerate(answers)}, indent=1) + "\n")
     counts_of = {reason: len(own) for reason, own in sorted(dropped.items())}
-    write_text(DROPPED, json.dumps({"asked": len(asked), "kept": len(kept), "dropped": counts_of}, indent=1) + "\n")
+    write_text(DROPPED, json.dumps({"asked": len(unique), "kept": len(kept), "dropped": counts_of}, indent=1) + "\n")
     if same := equal_options(kept):
         print(f"ask: {len(same)} questions have equal options, the first {same[0].question_id!r}; they are kept")
     if outside:

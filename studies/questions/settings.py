@@ -69,7 +69,7 @@ class Answer(Section):
     @model_validator(mode="after")
     def _main_is_one(self) -> "Answer":
         if self.main not in self.glimpses:
-            raise ValueError(f"main: found {self.main}; wanted one of glimpses, {self.glimpses}")
+            raise ValueError(f"main: found {self.main}; expected one of glimpses, {self.glimpses}")
         return self
 
 

@@ -52,13 +52,14 @@ class Scored:
 def main() -> None:
     study = load_study()
     questions = from_table(pq.read_table(QUESTIONS))
-    asked = [one for one in questions if one.split == study.answer.split]
+    scored_questions = [one for one in questions if one.split == study.answer.split]
     train = [one for one in questions if one.split == "train"]
     answers = read_answer_list(ANSWER_LIST)
     scored = {
-        name: {n: score(study, name, n, asked, train, answers) for n in study.counts(name)} for name in study.models
+        name: {n: score(study, name, n, scored_questions, train, answers) for n in study.counts(name)}
+        for name in study.models
     }
-    kinds = sorted({one.kind for one in asked if one.kind})
+    kinds = sorted({one.kind for one in scored_questions if one.kind})
     for name in study.models:
         write_text(METRICS / f"{name}.json", json.dumps(figures(study, scored, name, kinds), indent=1) + "\n")
     dots = {
@@ -66,7 +67,7 @@ def main() -> None:
         for name, by_count in scored.items()
     }
     draw(dots, PLOT, title="accuracy, %, against GFLOP per question", x_label="GFLOP per question, with the encoder")
-    text = report(study, scored, kinds, asked)
+    text = report(study, scored, kinds, scored_questions)
     if BEGIN in REPORT.read_text(encoding="utf-8"):
         insert(REPORT, text, BEGIN, END)
     print(text)
@@ -74,7 +75,12 @@ def main() -> None:
 
 
 def score(
-    study: Study, name: str, n: int, asked: Sequence[Question], train: Sequence[Question], answers: Sequence[str]
+    study: Study,
+    name: str,
+    n: int,
+    scored_questions: Sequence[Question],
+    train: Sequence[Question],
+    answers: Sequence[str],
 ) -> Scored:
     results, rows = [], []
     for seed in study.seeds:
@@ -85,8 +91,12 @@ def score(
         own = own[own["glimpses"] == n]
         if not len(own):
             raise ValueError(f"{path} has no answers with {n} glimpses: python -m studies.questions.answer {name}")
-        given = {id: said for id, said in zip(own["question_id"], own["prediction"], strict=True) if said is not None}
-        results.append(score_answers(asked, given, train=train, answer_list=answers, draws=DRAWS))
+        given = {
+            id: prediction
+            for id, prediction in zip(own["question_id"], own["prediction"], strict=True)
+            if prediction is not None
+        }
+        results.append(score_answers(scored_questions, given, train=train, answer_list=answers, draws=DRAWS))
         rows.append(own)
     return Scored(tuple(results), pd.concat(rows))
 
@@ -133,11 +143,11 @@ def evidence(study: Study, scored: Scored, ids: set[str]) -> dict[str, float | N
 
 
 def report(
-    study: Study, scored: Mapping[str, Mapping[int, Scored]], kinds: Sequence[str], asked: Sequence[Question]
+    study: Study, scored: Mapping[str, Mapping[int, Scored]], kinds: Sequence[str], scored_questions: Sequence[Question]
 ) -> str:
     """The Markdown between the markers."""
-    videos = len({one.video_id for one in asked})
-    counts = {kind: sum(one.kind == kind for one in asked) for kind in kinds}
+    videos = len({one.video_id for one in scored_questions})
+    counts = {kind: sum(one.kind == kind for one in scored_questions) for kind in kinds}
     head = ["model", "all", *(f"{kind} ({counts[kind]})" for kind in kinds), "GFLOP", "frames", "CPU s of training"]
     rows = []
     first = next(iter(scored.values()))
@@ -162,7 +172,7 @@ def report(
             ]
         )
     parts = [
-        f"`make questions`: {len(asked)} questions about {videos} videos, training seeds "
+        f"`make questions`: {len(scored_questions)} questions about {videos} videos, training seeds "
         f"{', '.join(map(str, study.seeds))}. Accuracy in percent of the questions asked, 95 % intervals over videos. "
         f"Models of glimpses answer with {study.answer.main} of {study.learn.frames} frames each, at both ends and "
         "evenly between. GFLOP are of one question, with the encoder on the frames that it looks at; a memory encodes "

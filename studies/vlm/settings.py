@@ -125,7 +125,7 @@ def key() -> str | None:
 
 def task_of(name: str) -> Task:
     if name not in get_args(Task):
-        raise ValueError(f"found the task {name!r}; wanted one of {', '.join(get_args(Task))}")
+        raise ValueError(f"found the task {name!r}; expected one of {', '.join(get_args(Task))}")
     return cast(Task, name)
 
 

@@ -136,7 +136,7 @@ def test_answers_have_what_a_reader_of_them_wants_to_know(watching, examples):
     for row in rows:
         options = ("red", "green", "blue") if row.question_id == "c" else ANSWERS
         assert row.prediction == row.first[0] and set(row.first) == set(options)
-        assert row.log_prob < 0 and (row.number is not None) == (row.question_id == "b")
+        assert (row.log_prob or 0) < 0 and (row.number is not None) == (row.question_id == "b")
         seen = {"blind": 0, "frame": 1, "sparse": 2 * row.glimpses}.get(watching.way)
         assert row.frames == seen or seen is None
     asked_of_v = {row.question_id: row for row in rows if row.glimpses == 4}

@@ -333,7 +333,7 @@ def test_a_failed_make_leaves_the_old_folder(tmp_path):
         raise ValueError("no network")
 
     folder = tmp_path / "encoder"
-    keep_or_make(folder, {"model": "a"}, lambda made: (made / "weights").touch() or "made")
+    keep_or_make(folder, {"model": "a"}, lambda made: f"made {(made / 'weights').write_text('')}")
     with pytest.raises(ValueError, match="no network"):
         keep_or_make(folder, {"model": "b"}, fail)
     assert (folder / "weights").exists()

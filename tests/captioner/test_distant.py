@@ -172,7 +172,12 @@ def test_the_schedule_of_distractors_is_that_of_the_params():
 def test_the_loss_on_the_keys_looks_at_as_many_frames_as_the_params_say(monkeypatch):
     seen = []
     found = distant.likeness
-    monkeypatch.setattr(distant, "likeness", lambda *given: seen.append((given[1].shape[1], given[2])) or found(*given))
+
+    def noted(queries, keys, asking):
+        seen.append((keys.shape[1], asking))
+        return found(queries, keys, asking)
+
+    monkeypatch.setattr(distant, "likeness", noted)
     mapper = make_mapper(0, layers=(2,), time="segment").float()
     for options in {}, {"key_loss_segments": 5, "key_loss_frames": 7}:
         training(**options)[2].key_loss(mapper, 0, 0)

@@ -42,7 +42,7 @@ def test_videos_like_the_training_videos_are_among_the_held_out_ones_and_others_
     assert sum(one.is_far for one in near) <= 3 and 0.2 < np.mean([one.further for one in near]) < 0.8
     far = known.unlikeness(draw(1, 9.0)[0].embeddings)
     assert far.is_far and far.further == 0
-    assert "less like the training videos than each of 40 held-out ones" in known.place(far)
+    assert "less like the training videos than each of 40 held-out ones" in str(known.place(far))
     assert known.about(near[0]).startswith("the captioner was trained on 200 videos, with captions such as “a cat” or")
     assert "\x1b" not in known.about(far)
 

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ def slow_prefix(mapper: TransformerMapper, frames: torch.Tensor, end: int, start
     prefix = _slow_frame(mapper, frames[end], end, start, stored, store=False)
     if not mapper.memory.keyframes:
         return prefix
-    nothing = {number: [] for number in mapper.memory.layers}
+    nothing: dict[int, list[torch.Tensor]] = {number: [] for number in mapper.memory.layers}
     keyframes = _slow_keyframes(mapper, frames, end, start, stored)
     return torch.cat([*(_slow_frame(mapper, frame, 0, 0, nothing, store=False) for frame in keyframes), prefix])
 
@@ -96,7 +97,7 @@ def _slow_frame(mapper, embedding, now, segment_start, stored, *, store, outlive
 
 def slow_novel(frames, below):
     """Whether each of frames [T, E] outlives its segment: the first, and what is unlike the last that did."""
-    kept = []
+    kept: list[int] = []
     for t, frame in enumerate(frames):
         if below is None or not kept or F.cosine_similarity(frame, frames[kept[-1]], dim=0) < below:
             kept.append(t)
@@ -236,7 +237,8 @@ def test_what_is_remembered_in_bf16_is_nearly_what_float32_remembers(time):
         near = mapper.remember(embeddings)
         # In one context with it, because weights that autocast has cast are kept: with no way back to gradients?
         mapper(embeddings, moments).sum().backward()
-    assert all(layer.attention.query.weight.grad.any() for layer in mapper.layers)
+    layers: Any = mapper.layers
+    assert all(layer.attention.query.weight.grad.any() for layer in layers)
     for layer, history in exact.items():
         for expected, found in ((history.keys, near[layer].keys), (history.values, near[layer].values)):
             assert found.dtype == torch.bfloat16
@@ -280,6 +282,7 @@ def test_detached_memory_sends_no_gradient_to_earlier_frames_and_through_does():
         mapper = make_mapper(3, gradient=gradient)
         embeddings = torch.randn(1, 4, 5, dtype=torch.float64, requires_grad=True)
         mapper(embeddings, Moments(torch.tensor([[3]]), torch.tensor([[0]]))).sum().backward()
+        assert embeddings.grad is not None
         reached = embeddings.grad[0, :3].abs().sum() > 0
         assert reached == (gradient == "through")
         assert embeddings.grad[0, 3].abs().sum() > 0
@@ -290,8 +293,9 @@ def test_a_memory_begins_with_heads_that_seek_likeness_before_the_segment():
     config = MapperConfig("transformer", 2, 4, 32, 2, 2, embedding_width=8, decoder_width=6)
     mapper = TransformerMapper(config, memory_config(layers=(2,)))
     mapper.begin_memory()
-    x, _ = mapper.layers[0](mapper._tokens(torch.randn(1, 30, 8)), None, None)  # [1, T, N, D]
-    attention, x = mapper.layers[1].attention, mapper.layers[1].norm1(x)
+    layers: Any = mapper.layers
+    x, _ = layers[0](mapper._tokens(torch.randn(1, 30, 8)), None, None)  # [1, T, N, D]
+    attention, x = layers[1].attention, layers[1].norm1(x)
     queries = F.normalize(attention.query(x).unflatten(-1, (4, 8)), dim=-1)[0]  # [T, N, H, d]
     keys = F.normalize(attention.key_value(x)[..., :32].unflatten(-1, (4, 8)), dim=-1)[0]
     nearest_frame = torch.einsum("tnhd,snhd->nhts", queries, keys).argmax(-1)  # among tokens of the same place
@@ -312,9 +316,10 @@ def new_mapper(**memory) -> TransformerMapper:
 
 def test_training_begins_with_the_scales_biases_and_marks_that_the_params_say():
     mapper = new_mapper(other_side_bias=-0.25, likeness_scale=17.0, side_mark_length=3.0)
-    scales = torch.stack([layer.attention.log_scale.exp() for layer in mapper.layers])
+    layers: Any = mapper.layers
+    scales = torch.stack([layer.attention.log_scale.exp() for layer in layers])
     torch.testing.assert_close(scales, torch.tensor([[10.0] * 4, [10, 10, 17, 17], [10] * 4]))
-    memory = mapper.layers[1].attention.memory
+    memory = layers[1].attention.memory
     expected = torch.zeros(4, 2, AGE_BUCKETS)  # [H, side, bucket]: of the segment, then from before it
     expected[:2, 1] = expected[2:, 0] = -0.25
     assert torch.equal(memory.age_bias, expected)
@@ -335,7 +340,7 @@ def test_the_built_in_setting_begins_with_the_constants_that_were_found_to_work(
 
 @pytest.mark.parametrize("memory", [{"scope": "segment"}, {"time": "none"}])
 def test_heads_begin_alike_where_nothing_tells_the_segment_from_what_was_before_it(memory):
-    attention = new_mapper(**memory).layers[1].attention
+    attention: Any = new_mapper(**memory).layers[1].attention
     torch.testing.assert_close(attention.log_scale.exp(), torch.full((4,), 10.0))
     if memory == {"scope": "segment"}:
         assert not attention.memory.age_bias.any()

@@ -115,6 +115,7 @@ def test_what_was_written_is_remembered_when_the_frames_around_it_are_long_forgo
         for piece in frames.split(7, dim=1):
             stream.remember(piece)
         (recalled,) = stream.recall(still[None, None], torch.tensor([[95]]))
+        assert recalled.frames is not None
         paid = recalled.attended[3].sum((0, 1, 2))
         assert recalled.frames[paid > 0].tolist() == remembered + list(range(91 if write_below is None else 95, 101))
         assert len(recalled.frames) <= 1.25 * 10 if write_below is None else 2.25 * 10

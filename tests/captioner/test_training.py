@@ -108,7 +108,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_says_when(decoder, token
         captions_drawn=None,
         age_rate_factor=0.1,
     ).eval()
-    module.trainer = SimpleNamespace(world_size=1, current_epoch=1, global_step=6)
+    module.trainer = SimpleNamespace(world_size=1, current_epoch=1, global_step=6)  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"the validation loss became nan in epoch 2, step 7 of 8"):
         module.validation_step(collate(examples), 0)
 

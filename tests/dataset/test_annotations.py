@@ -192,7 +192,8 @@ def test_an_absent_file_is_named(tmp_path):
 
 
 def test_activitynet_itself_is_read_whole(real_data):
-    named, captions, reasons = {}, 0, Counter()
+    named: dict[str, set[str]] = {}
+    captions, reasons = 0, Counter[str]()
     for split, name in (("train", "train"), ("val", "val_1"), ("test", "val_2")):
         read, _ = read_annotations(real_data / "activitynet" / f"{name}.json", "activitynet")
         named[split] = {one.video_id for one in read}

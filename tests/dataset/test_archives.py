@@ -14,6 +14,7 @@ import time
 import zipfile
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import huggingface_hub
 import pytest
@@ -25,7 +26,7 @@ from pipeline.dataset.sources.archives import Archive, Part
 from tests.conftest import Page
 
 
-def tar(*members: tuple[str, bytes | tarfile.TarInfo], kind: str = "w") -> bytes:
+def tar(*members: tuple[str, bytes | tarfile.TarInfo], kind: Literal["w", "w:gz", "w:xz", "w:bz2"] = "w") -> bytes:
     """A tar of these files; a TarInfo is taken as it is, without content."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode=kind) as archive:
@@ -55,13 +56,13 @@ def special(kind: bytes, target: str = "") -> tarfile.TarInfo:
 def opened(name: str, content: bytes, folder: Path, *, cuts=(), expected=None, read=None) -> Archive:
     """The archive in parts, cut at these bytes."""
     ends = [0, *cuts, len(content)]
-    parts = [content[start:end] for start, end in pairwise(ends)]
+    pieces = [content[start:end] for start, end in pairwise(ends)]
 
     def reader(part: bytes):
         return lambda start, end: (read and read(start, end), part[start:end])[1]
 
-    parts = [Part(len(part), reader(part)) for part in parts]
-    return Archive(name, parts, index=folder / "index" / "0.jsonl", expected=expected or {}, max_file_bytes=1e9)
+    parts = [Part(len(piece), reader(piece)) for piece in pieces]
+    return Archive(name, parts, index=folder / "index" / "0.jsonl", wanted=expected or {}, max_file_bytes=1e9)
 
 
 VIDEOS = (("videos/v_a.mp4", b"a" * 3000), ("videos/v_b.mp4", b"b" * 512), ("./v_c.mkv", b"c" * 70_000))

@@ -103,7 +103,7 @@ def test_an_ffmpeg_without_memory_says_nothing_of_the_video(film, short_of_memor
     short_of_memory(problem)
     row, found = verdict.examine("v", film), sample(film)
     assert expected.status == "ok" and row.status == "unavailable" and not found.jpegs and not found.final
-    assert row.reason == found.reason and "ffmpeg ran out of memory" in row.reason
+    assert row.reason == found.reason and "ffmpeg ran out of memory" in str(row.reason)
 
 
 def test_an_ffmpeg_that_crashes_before_the_first_frame_condemns_no_video(film, short_of_memory):

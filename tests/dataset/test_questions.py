@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -137,7 +138,7 @@ def test_vqas_questions_and_annotations(tmp_path):
 
 
 def test_ones_own_files_in_every_layout(tmp_path):
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"question_id": "a", "video_id": "v", "question": "where?", "answer": "left", "kind": "where", "split": "val"},
         {"question_id": "b", "video_id": "v", "question": "what?", "options": ["x", "y"], "answer": "y"},
         {"question_id": "c", "video_id": "v", "question": "what?", "answers": ["x", "y"], "scores": [0.5, 1]},

@@ -121,6 +121,7 @@ def test_a_few_videos_have_sound_or_odd_rates_and_sizes(odd, tmp_path):
         assert (stream.width, stream.height) == (truth["width_px"], truth["height_px"])
         assert stream.average_rate == (scene.rate or 10)
         assert [s.codec_context.name for s in container.streams.audio] == ["aac"] * truth["sound"]
+        assert stream.duration and stream.time_base
         assert float(stream.duration * stream.time_base) == pytest.approx(truth["duration_s"], abs=0.01)
         assert float(stream.duration * stream.time_base) > scene.segments[-1].end_s
         assert (odd == "tone_hz") <= truth["sound"]

@@ -1,4 +1,5 @@
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -46,7 +47,7 @@ def test_a_caption_with_a_word_lost_or_doubled_never_reads_as_its_facts(facts, d
 
 
 def test_different_facts_never_share_a_caption():
-    owner = {}
+    owner: dict[Any, Any] = {}
     rng = random.Random(0)
     for facts in EVERY_FACT:
         if facts.event == "float_three" and rng.random() > 0.1:

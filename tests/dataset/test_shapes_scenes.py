@@ -1,6 +1,7 @@
 import itertools
 import math
 from collections import Counter, defaultdict
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,8 @@ from pipeline.dataset.shapes.scenes import (
 
 SAMPLE_S = 0.2  # the pipeline's sampling interval
 SCENES = 3000
+
+Counts = Counter[Any]
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +140,9 @@ def test_what_floats_ends_alike_whatever_it_went_through(segments):
 
 
 def test_the_last_frame_does_not_tell_what_was_before_a_change(segments):
-    colours, places, sizes = Counter(), Counter(), defaultdict(Counter)
+    colours: Counts = Counter()
+    places: Counts = Counter()
+    sizes: dict[str, Counts] = defaultdict(Counter)
     for _, _, segment, shown in segments:
         facts = segment.facts
         if facts.event == "turns":
@@ -157,7 +162,8 @@ def test_the_last_frame_does_not_tell_what_was_before_a_change(segments):
 
 
 def test_all_orders_are_equally_likely(segments):
-    ranks, visits = Counter(), Counter()
+    ranks: Counts = Counter()
+    visits: Counts = Counter()
     for _, _, segment, _ in segments:
         if segment.facts.event == "flashes":
             ranks[tuple(sorted(range(3), key=segment.facts.colours.__getitem__))] += 1
@@ -170,7 +176,7 @@ def test_all_orders_are_equally_likely(segments):
 
 def test_nothing_in_its_own_segment_tells_coming_back_from_coming_in(segments):
     """Nor the number of segments before it, nor where it comes from, nor when."""
-    features = defaultdict(lambda: defaultdict(Counter))
+    features: dict[Any, dict[Any, Counts]] = defaultdict(lambda: defaultdict(Counter))
     for scene, position, segment, shown in segments:
         if segment.kind != "before":
             continue
@@ -199,9 +205,9 @@ def test_nothing_in_its_own_segment_tells_coming_back_from_coming_in(segments):
 
 
 def test_what_comes_back_was_clearly_seen_and_what_comes_in_never(scenes):
-    decoys = Counter()
+    decoys: Counts = Counter()
     for scene in scenes[:150]:
-        seen = Counter()  # (colour, shape) -> tenths of a second in full view
+        seen: Counts = Counter()  # (colour, shape) -> tenths of a second in full view
         glimpsed = set()
         times = [(i / 10, segment) for segment in scene.segments for i in range(int(segment.start_s * 10) - 4, 400)]
         for segment in scene.segments:
@@ -224,7 +230,7 @@ def test_what_comes_back_was_clearly_seen_and_what_comes_in_never(scenes):
 def test_an_oracle_of_the_last_frame_knows_kind_now_and_only_guesses_the_others(segments):
     """It is even told the kind, and learns from half of all videos what follows from what it sees."""
     half = len(segments) // 2
-    learnt = defaultdict(Counter)
+    learnt: dict[Any, Counts] = defaultdict(Counter)
     for _, _, segment, shown in segments[:half]:
         learnt[segment.kind, blind(shown)][name_apart(segment, shown)] += 1
     right = defaultdict(list)
@@ -295,7 +301,7 @@ def test_in_a_long_video_what_comes_back_was_seen_at_its_distance_and_never_else
 
 def test_one_coin_says_what_comes_back_in_a_long_video_and_nothing_else_tells():
     scenes = [long_video_scene(0, "test", index, minutes=0.5, age_s=10.0) for index in range(600)]
-    features = defaultdict(lambda: defaultdict(Counter))
+    features: dict[Any, dict[Any, Counts]] = defaultdict(lambda: defaultdict(Counter))
     for scene in scenes:
         facts = scene.segments[-1].facts
         seen = {(colour, track.shape) for track in scene.tracks[:-1] for _, colour in track.colours}
@@ -350,7 +356,9 @@ def test_what_takes_several_old_moments_was_seen_at_each_of_them_and_never_else(
 
 
 def test_chance_says_how_often_it_came_and_which_came_first_and_nothing_else_tells():
-    by_times, colours_first, sides = defaultdict(Counter), Counter(), Counter()
+    by_times: dict[Any, Counts] = defaultdict(Counter)
+    colours_first: Counts = Counter()
+    sides: Counts = Counter()
     for index in range(600):
         scene = several_moments_scene(0, "test", index, minutes=1, age_s=5, kind="times")
         by_times[scene.segments[-1].facts.event][scene.segments[-1].facts.things[0].colour] += 1

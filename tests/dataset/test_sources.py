@@ -4,7 +4,9 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -51,6 +53,16 @@ def directory_params(own: Path, **splits: int | None) -> dict[str, object]:
 
 def outs(data: Path) -> dict[str, bytes]:
     return {str(path.relative_to(data)): path.read_bytes() for path in sorted(data.rglob("*")) if path.is_file()}
+
+
+def noting(calls: list[str], function: Callable[..., Any], name: Callable[[Any], str] = str) -> Callable[..., Any]:
+    """The function, noting the name of its first argument at every call."""
+
+    def noted(first, *args, **kw):
+        calls.append(name(first))
+        return function(first, *args, **kw)
+
+    return noted
 
 
 def test_a_folder_of_videos_becomes_a_dataset(make_video, workspace, tmp_path, capsys):
@@ -156,10 +168,11 @@ def test_videos_are_links_and_only_one_that_changed_is_examined_again(make_video
     for video_id, name in (("v_a", "v_a"), ("v_b", "b"), ("v_c", "v_c")):
         path = data / "media" / f"{video_id}.mp4"
         assert path.is_symlink() and path.resolve() == (own / "train" / f"{name}.MP4").resolve()
-    hashed, examined = [], []
+    hashed: list[str] = []
+    examined: list[str] = []
     sha256_of, examine = verdict.sha256_of, verdict.examine
-    monkeypatch.setattr(verdict, "sha256_of", lambda path: hashed.append(path.stem) or sha256_of(path))
-    monkeypatch.setattr(verdict, "examine", lambda *args, **kw: examined.append(args[0]) or examine(*args, **kw))
+    monkeypatch.setattr(verdict, "sha256_of", noting(hashed, sha256_of, lambda path: path.stem))
+    monkeypatch.setattr(verdict, "examine", noting(examined, examine))
     stages.download.main("videos")
     assert (hashed, examined) == ([], [])
     os.utime(own / "train" / "b.MP4", ns=(0, 0))  # touched
@@ -176,7 +189,8 @@ def test_videos_are_links_and_only_one_that_changed_is_examined_again(make_video
 def test_what_was_examined_before_a_kill_is_not_examined_again(make_video, workspace, tmp_path, monkeypatch):
     own = own_folder(tmp_path, make_video, train=["v_a", "v_b", "v_c", "v_d"])
     data = workspace(directory_params(own, train=None)) / "data" / "videos"
-    examine, examined = verdict.examine, []
+    examine = verdict.examine
+    examined: list[str] = []
 
     def killed_at_the_third(video_id, *args, **kw):
         if len(examined) == 2:
@@ -194,8 +208,8 @@ def test_what_was_examined_before_a_kill_is_not_examined_again(make_video, works
                 thread.join()
     with (data / ".ledger.jsonl").open("a") as file:
         file.write('{"video_id": "v_')  # the kill cut a line
-    again = []
-    monkeypatch.setattr(verdict, "examine", lambda *args, **kw: again.append(args[0]) or examine(*args, **kw))
+    again: list[str] = []
+    monkeypatch.setattr(verdict, "examine", noting(again, examine))
     stages.download.main("videos")
     assert sorted(examined + again) == ["v_a", "v_b", "v_c", "v_d"]
     after = outs(data)

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -49,13 +50,13 @@ def ask(site, workspace, tmp_path):
         (tmp_path / "own").mkdir(exist_ok=True)
         (tmp_path / "own" / "train.json").write_text(json.dumps(dict.fromkeys(ids, entry)))
         names = ("train", "val", "test")
-        own = {
+        own: dict[str, Any] = {
             "source": "youtube",
             "folder": "own",
             "annotations": {split: ["train.json"] if split == "train" else [] for split in names},
             "limit": dict.fromkeys(names),
         }
-        params = {f"download.videos.{key}": value for key, value in own.items()}
+        params: dict[str, Any] = {f"download.videos.{key}": value for key, value in own.items()}
         params |= {"youtube.url": f"{site.url}/{{id}}.mp4", **FAST, **values}
         data = workspace(params) / "data" / "videos"
         stages.download.main("videos")
@@ -143,6 +144,7 @@ def test_make_retry_asks_again_for_what_can_pass_and_dvc_knows_what_came_of_it(
         assert repo.status([own]) == {}
     site.pages["/later.mp4"] = good
     site.requests.clear()
+    assert recipe
     arguments = recipe[1].replace("download@pictures ", "").split()  # which would be rendered again
     done = subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -350,7 +352,7 @@ def test_an_id_is_a_name_and_no_template(ask, site, make_video):
 
 
 def test_a_host_that_is_not_there_is_a_reason(tmp_path):
-    options = {
+    options: dict[str, Any] = {
         "max_height_px": 360,
         "workers": 1,
         "retries": 0,

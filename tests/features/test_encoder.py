@@ -128,7 +128,12 @@ def test_a_picture_that_stays_is_embedded_once(folder, monkeypatch):
     shown = [0] * 5 + [1] + [2] * 9 + [0, 0] + [3, 4, 5, 5]
     expected = encoder.embed(pictures, batch_size=4)[shown]
     decoded, pixels = [], Preprocess.pixels
-    monkeypatch.setattr(Preprocess, "pixels", lambda self, one: decoded.append(one) or pixels(self, one))
+
+    def noted(self, one):
+        decoded.append(one)
+        return pixels(self, one)
+
+    monkeypatch.setattr(Preprocess, "pixels", noted)
     videos = [("a", [pictures[i] for i in shown]), ("b", [pictures[5]] * 3), ("c", []), ("d", [pictures[5]])]
     parts = [(name, pa.chunked_array([part])) for name, own in videos for part in (own[:7], own[7:]) if part or not own]
     found = dict(encoder.embed_videos(parts, batch_size=4))

@@ -45,6 +45,7 @@ def by_time(path: Path, fps: float) -> tuple[list[np.ndarray], list[int]]:
     with av.open(str(path)) as container:
         start_s = (container.start_time or 0) / av.time_base
         for frame in container.decode(container.streams.video[0]):
+            assert frame.pts is not None and frame.time_base
             times.append(float(frame.pts * frame.time_base) - start_s)
             greys.append(np.rot90(frame.reformat(format="gray").to_ndarray(), frame.rotation // 90))
             end_s = times[-1] + float((frame.duration or 0) * frame.time_base)

@@ -4,8 +4,10 @@ import json
 import resource
 import shutil
 import socket
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +47,7 @@ def strangers(models, tmp_path, monkeypatch) -> Path:
 
 
 def opened(models: Path, name: str):
-    opening = {
+    opening: dict[str, Callable[[], Any]] = {
         "encoder": partial(load_encoder, models / name, device=torch.device("cpu"), dtype=torch.float32),
         "decoder": partial(load_decoder, models / name),
         "captioner": partial(load_captioner, models / name, models / "decoder"),

@@ -1,5 +1,6 @@
 """The beam search against transformers' own, on small random decoders that end their captions when they like."""
 
+from functools import partial
 from itertools import product
 
 import pytest
@@ -109,7 +110,8 @@ class Recurrent:
         self.out = nn.Linear(WIDTH, vocabulary)
         for weight in (*self.cell.parameters(), *self.out.parameters()):
             weight.data *= 4
-        self.state, self.next = (starts, torch.zeros_like(starts)), self.out(starts).log_softmax(-1)
+        self.state: tuple[torch.Tensor, ...] = (starts, torch.zeros_like(starts))
+        self.next = self.out(starts).log_softmax(-1)
 
     def advance(self, tokens):
         if tokens is not None:
@@ -139,10 +141,10 @@ def test_with_beams_for_every_caption_any_decoder_finds_the_best_of_all(length_p
         return likely / len(caption) ** length_penalty
 
     words = [word for word in range(vocabulary) if word != END]
-    ended = [(*words, END) for length in range(longest) for words in product(words, repeat=length)]
+    ended = [(*chosen, END) for length in range(longest) for chosen in product(words, repeat=length)]
     captions = [*ended, *product(words, repeat=longest)]
     with torch.no_grad():
-        expected = [max(captions, key=lambda caption, start=start: value(start, caption)) for start in starts]
+        expected = [max(captions, key=partial(value, start)) for start in starts]
     assert found == [[word for word in caption if word != END] for caption in expected]
     assert len(set(map(tuple, found))) > 2
 

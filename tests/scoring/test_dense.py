@@ -51,7 +51,9 @@ def test_captions_score_as_one_corpus_per_video_of_the_pairs_that_overlap(made_u
     predictions, files = made_up
     ours = densevid(predictions, files, scorer, [0.3, 0.7])[protocol]
     for i, least in enumerate((0.3, 0.7)):
-        captions, references, video_of = {}, {}, {}
+        captions: dict[str, str] = {}
+        references: dict[str, list[str]] = {}
+        video_of: dict[str, str] = {}
         for video, events in predictions.items():
             for event in events if video in files[0] else ():
                 near = [r.sentence for file in files for r in file.get(video, ()) if tiou(r, event) >= least]

@@ -301,6 +301,7 @@ def test_what_repeats_its_words_too_often_is_cut_to_what_meteor_can_weigh():
         ("a dog " * 500, "a dog " * 700),
     ):
         (other,), own, words = cut_for_meteor([text], caption)
+        assert words
         assert caption.startswith(own) and text.startswith(other) and 100 < words < 400
     (first, second), own, words = cut_for_meteor(["a cat", "dogs " * 1000], "dog " * 1000)
     assert (first, len(second.split()), len(own.split())) == ("a cat", words, words)

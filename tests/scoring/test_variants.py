@@ -73,6 +73,7 @@ def test_intervals_are_those_of_comparing_the_averages_over_seeds():
         difference = found["b", expected.group, "CIDEr"].over["a"]
         assert difference.mean == pytest.approx(expected.difference)
         # Two bootstraps of 10,000 draws differ by some hundredths of the interval.
+        assert expected.low is not None and expected.high is not None
         wiggle = 0.05 * (expected.high - expected.low)
         assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high), abs=wiggle)
     overall = found["b", "all", "CIDEr"].over["a"]

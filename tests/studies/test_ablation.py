@@ -100,9 +100,9 @@ def test_several_devices_and_an_unknown_variant_are_refused(workspace, stage):
     folder = workspace({f"{stage}.devices": 2})
     (folder / "tiny.yaml").write_text(TINY)
     tiny = load_ablation(folder / "tiny.yaml")
-    with pytest.raises(ValueError, match=rf"{stage}\.devices: found 2, the ablation wants 1"):
+    with pytest.raises(ValueError, match=rf"{stage}\.devices: found 2, the ablation expects 1"):
         params_of(tiny, "memory", 0)
-    with pytest.raises(ValueError, match=rf"{stage}\.devices: found 2, the ablation wants 1"):
+    with pytest.raises(ValueError, match=rf"{stage}\.devices: found 2, the ablation expects 1"):
         on_one_device(load_params())  # what pretraining for all variants begins with
     with pytest.raises(ValueError, match=r"no variant 'mine'; it has last, memory"):
         params_of(tiny, "mine", 0)

@@ -5,6 +5,7 @@ import io
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -111,7 +112,7 @@ def test_weights_of_another_net_are_refused_and_a_head_may_be_of_any_size(tmp_pa
     ):
         torchvision_net("r2plus1d_18", other)
     with pytest.raises(
-        ValueError, match=r"net.name: found 'resnet18'; wanted one of torchvision's video nets: .*r3d_18"
+        ValueError, match=r"net.name: found 'resnet18'; expected one of torchvision's video nets: .*r3d_18"
     ):
         torchvision_net("resnet18", None)
     own = {**other, "fc.weight": torch.zeros(3, 512), "fc.bias": torch.zeros(3)}
@@ -123,7 +124,7 @@ def test_weights_of_another_net_are_refused_and_a_head_may_be_of_any_size(tmp_pa
     with pytest.raises(ValueError, match="the net has no layer 'layer9'; it has stem, layer1"):
         load_net(tmp_path, "layer9")
     with pytest.raises(
-        ValueError, match=r"layer 'avgpool' of .* gives|layer 'fc' of VideoResNet gives \[1, 400\]; wanted"
+        ValueError, match=r"layer 'avgpool' of .* gives|layer 'fc' of VideoResNet gives \[1, 400\]; expected"
     ):
         load_net(tmp_path, "fc").cells(torch.zeros(1, 4, 32, 32, 3, dtype=torch.uint8))
     (tmp_path / "text.pth").write_text("no weights")
@@ -172,7 +173,7 @@ def test_a_caption_reads_back_from_its_words(tmp_path):
     vocabulary.save(tmp_path / "v.json")
     assert Vocabulary.load(tmp_path / "v.json") == vocabulary
     (tmp_path / "v.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"v\.json: found no vocabulary; wanted"):
+    with pytest.raises(ValueError, match=r"v\.json: found no vocabulary; expected"):
         Vocabulary.load(tmp_path / "v.json")
 
 
@@ -305,16 +306,22 @@ def truth(scene=SCENE):
     return pointing.truth_of(SEGMENT, scene, boxes, TIMES, (4, 4), 56, 0.5)
 
 
+def found(word: str, own: pointing.Truth) -> tuple[Any, Any]:
+    cells = pointing.about(word, own)
+    assert cells is not None
+    return cells
+
+
 def test_a_word_is_about_the_cells_of_its_things_at_the_times_at_which_it_is_true():
     own = truth()
     assert own.inside["o0"].sum((1, 2)).tolist() == [0, *[2] * 8, 0]  # the left column's upper two, while it is there
-    ring, _ = pointing.about("ring", own)
-    blue, when = pointing.about("blue", own)
+    ring, _ = found("ring", own)
+    blue, when = found("blue", own)
     assert ring.sum() == 16 and blue.any((1, 2)).tolist() == when.tolist() == [t > 2 and t < 3.6 for t in TIMES]
     assert pointing.about("red", own) is None and pointing.about("star", own) is None
-    _, happens = pointing.about("flashes", own)
+    _, happens = found("flashes", own)
     assert happens.tolist() == [1.7 <= t <= 3.3 for t in TIMES]
-    left, _ = pointing.about("left", own)
+    left, _ = found("left", own)
     assert left.sum() == 16 and pointing.about("right", own) is None
     assert [pointing.class_of(w) for w in ("blue", "ring", "left", "flashes", "then", ",")] == [
         *("colour", "shape", "place", "verb", "function"),

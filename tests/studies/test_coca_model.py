@@ -94,7 +94,7 @@ def test_a_saved_coca_is_read_back_and_its_projection_is_initialised(coca, tmp_p
     [
         ("coca_none", "", "its CoCas: coca_base"),
         ("RN50", "", "RN50 is no CoCa"),
-        ("coca_roberta-ViT-B-32", "", "wanted open_clip's own tower"),
+        ("coca_roberta-ViT-B-32", "", "expected open_clip's own tower"),
         ("coca_ViT-B-32", "none", "is neither a file nor a tag of coca_ViT-B-32; its tags: laion2b"),
     ],
 )

@@ -145,7 +145,7 @@ def test_a_language_model_of_a_folder_is_prompted_and_one_that_runs_on_or_has_no
 def test_a_prompt_without_a_place_for_captions_and_a_model_that_is_not_there_are_refused(tmp_path):
     (tmp_path / "prompt.txt").write_text("Say something.")
     options = {"beams": 1, "max_new_tokens": 5, "device": torch.device("cpu")}
-    with pytest.raises(ValueError, match=r"wanted \{captions\} where"):
+    with pytest.raises(ValueError, match=r"expected \{captions\} where"):
         load_language_model("none", tmp_path / "prompt.txt", **options)
     (tmp_path / "prompt.txt").write_text("{captions}")
     (tmp_path / "empty").mkdir()

@@ -49,7 +49,7 @@ def settings(path: Path, changes: dict) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"answer": {"main": 3}}, "answer: .*main: found 3; wanted one of glimpses"),
+        ({"answer": {"main": 3}}, "answer: .*main: found 3; expected one of glimpses"),
         ({"caption_models": {"memory": OF_CAPTIONS}}, "models and caption_models both have memory"),
         (
             {"caption_models": {"m": OF_CAPTIONS | {"way": "memory"}}},
@@ -169,8 +169,12 @@ def asking(folder: Path, tmp_path: Path, monkeypatch, questions: list[dict], **c
     for name in ("data/videos", "models"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(folder / name)
-    own = {"source": "files", "files": {"train": [str(folder / "train.jsonl")], "val": [], "test": []}} | changes
-    own["files"]["test"] = [str(write(tmp_path / "asked.jsonl", questions))]
+    files = {
+        "train": [str(folder / "train.jsonl")],
+        "val": [],
+        "test": [str(write(tmp_path / "asked.jsonl", questions))],
+    }
+    own = {"source": "files", "files": files} | changes
     settings(tmp_path / FILE, TINY | {"ask": own})
     monkeypatch.chdir(tmp_path)
     ask.main()
@@ -246,7 +250,7 @@ def test_a_model_of_captions_knows_nothing_before_the_first_of_them(studied, mon
     monkeypatch.chdir(folder)
     decoder = load_decoder(Path("models/decoder"))
     video = read_captions(["v70"], *decoder)["v70"]
-    assert video.timestamps[:].tolist() == [0.0, 1.999, 1.999] and not video.embeddings[0].any()
+    assert video.timestamps[:].tolist() == [0.0, 1.999, 1.999] and not video.embeddings[:1].any()
     assert video.embeddings[1:].any(axis=1).all() and video.embeddings.shape == (3, 32)
     with pytest.raises(ValueError, match="has no captions of 1 videos that are asked about, as 'gone'"):
         read_captions(["v70", "gone"], *decoder)
@@ -308,5 +312,5 @@ def test_a_number_of_glimpses_that_is_none_is_refused_in_a_line(monkeypatch):
     import runpy
 
     monkeypatch.setattr(sys, "argv", ["answer", "lse", "--glimpses", "0"])
-    with pytest.raises(SystemExit, match="answer: --glimpses 0; wanted 1 to 1000"):
+    with pytest.raises(SystemExit, match="answer: --glimpses 0; expected 1 to 1000"):
         runpy.run_module("studies.questions.answer", run_name="__main__")

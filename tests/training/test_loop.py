@@ -159,6 +159,7 @@ class Halving(L.LightningModule):
         super().__init__()
         self.frozen = torch.nn.Linear(1, 1, bias=False).requires_grad_(False)
         self.learned = torch.nn.Linear(1, 1, bias=False)
+        self.seen: torch.Tensor
         self.register_buffer("seen", torch.zeros(()))
         torch.nn.init.ones_(self.frozen.weight)
         torch.nn.init.ones_(self.learned.weight)
@@ -221,8 +222,8 @@ def test_a_gradient_is_cut_to_the_norm_that_is_asked_for(tmp_path):
         def on_before_optimizer_step(self, optimizer) -> None:
             norms.append(self.learned.weight.grad.norm().item())
 
-        def optimizer_step(self, epoch, batch, optimizer, closure) -> None:
-            super().optimizer_step(epoch, batch, optimizer, closure)
+        def optimizer_step(self, *arguments) -> None:
+            super().optimizer_step(*arguments)
             norms.append(self.learned.weight.grad.norm().item())
 
     data = ExampleData([4.0], [5.0], plan=lambda n, epoch: [[0]], collate=lambda n: torch.tensor(n)[:, None], seed=0)

@@ -15,7 +15,7 @@ from tests.colours import OPTIMIZATION
 
 def at(epoch: int, **changes) -> Training:
     module = Training(replace(OPTIMIZATION, **changes), steps=10, params_file=Path("studies/x/params.yaml"))
-    module.trainer = SimpleNamespace(world_size=1, current_epoch=epoch, global_step=6)
+    module.trainer = SimpleNamespace(world_size=1, current_epoch=epoch, global_step=6)  # type: ignore[assignment]
     return module
 
 
@@ -51,7 +51,7 @@ def test_sums_of_one_process_are_its_own_and_those_of_several_are_added():
         assert reduce_op == "sum"
         sums.mul_(2)  # another process with the same
 
-    module.trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(reduce=reduce))
+    module.trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(reduce=reduce))  # type: ignore[assignment]
     both, units = module.of_all_processes(total, 4)
     assert (float(both), units) == (6, 8)
 

@@ -344,9 +344,9 @@ def all_captions(facts: Facts) -> list[str]:
 def read_facts(caption: str) -> Facts | None:
     """The facts a caption states, or None if no template makes it. Case, punctuation and spacing do not matter."""
     words = _normalise(caption)
-    said = set(words.split())
+    spoken = set(words.split())
     for event, template, literal, pattern in _patterns():
-        if literal <= said and (match := pattern.fullmatch(words)):
+        if literal <= spoken and (match := pattern.fullmatch(words)):
             found = match.groupdict()
             things = tuple(
                 Thing(found[f"colour{i}"], found[f"shape{i}"], found[f"look{i}"] or "")
@@ -366,10 +366,10 @@ def read_facts(caption: str) -> Facts | None:
 
 def facts_right(candidate: str, references: list[str]) -> bool | None:
     """Whether a caption states the facts of its references; None where those state none (another dataset's)."""
-    wanted = {read_facts(reference) for reference in references}
-    if not wanted or None in wanted:
+    expected = {read_facts(reference) for reference in references}
+    if not expected or None in expected:
         return None
-    return read_facts(candidate) in wanted
+    return read_facts(candidate) in expected
 
 
 def _fill(template: str, facts: Facts, things: tuple[Thing, ...]) -> str:

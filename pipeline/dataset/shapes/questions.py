@@ -94,7 +94,7 @@ def video_questions(
     Args:
         per_video: how many of each, by split, as far as it has them: of all kinds alike.
     """
-    asked: Counter[tuple[str, str, str]] = Counter()  # by split, form and answer
+    counts: Counter[tuple[str, str, str]] = Counter()  # by split, form and answer
     kinds: Counter[tuple[str, str]] = Counter()  # by split and kind
     questions: list[Question] = []
     for video_id, truth in truths.items():
@@ -110,12 +110,12 @@ def video_questions(
                 key=lambda one: (
                     own[_kind(one)],
                     kinds[split, _kind(one)],
-                    sum(asked[split, one.form, answer] for answer in _ANSWERS[one.form]),
-                    asked[split, one.form, one.answer],
+                    sum(counts[split, one.form, answer] for answer in _ANSWERS[one.form]),
+                    counts[split, one.form, one.answer],
                 ),
             )
             candidates.remove(chosen)
-            asked[split, chosen.form, chosen.answer] += 1
+            counts[split, chosen.form, chosen.answer] += 1
             kinds[split, _kind(chosen)] += 1
             questions.append(_question(f"{video_id}#{number}", video_id, split, chosen, rng))
     return questions
@@ -184,11 +184,11 @@ def _of_segment(
                 yield _Candidate("went", facts["places"][1], 0.0, around[1:], thing)
         case "flashes" | "visits" as event if named:
             found = tuple((one["start_s"], one["end_s"]) for one in events)
-            form, said = ("flashed", facts["colours"]) if event == "flashes" else ("visited", facts["places"])
+            form, order = ("flashed", facts["colours"]) if event == "flashes" else ("visited", facts["places"])
             for first, second in itertools.permutations(range(3), 2):
                 answer = "yes" if first < second else "no"
                 pair = tuple(sorted((found[first], found[second])))
-                yield _Candidate(form, answer, 0.0, pair, thing, said[first], said[second])
+                yield _Candidate(form, answer, 0.0, pair, thing, order[first], order[second])
         case "comes_in" | "comes_back" as event if now:
             [entrance] = events
             own = next(one for one in truth["objects"] if one["id"] == entrance["object_id"])
@@ -226,7 +226,7 @@ def picture_questions(captions: Mapping[str, tuple[str, list[str]]], *, seed: in
 
     A picture is a video of one frame, so all its questions are of kind `now`.
     """
-    asked: Counter[tuple[str, str, str]] = Counter()
+    counts: Counter[tuple[str, str, str]] = Counter()
     questions = []
     for video_id, (split, texts) in captions.items():
         facts = next((found for text in texts if (found := read_facts(text))), None)
@@ -235,9 +235,9 @@ def picture_questions(captions: Mapping[str, tuple[str, list[str]]], *, seed: in
         rng = random.Random(f"shapes picture questions {seed} {video_id}")
         candidates = list(_of_picture(facts, facts.things[0]))
         rng.shuffle(candidates)
-        candidates.sort(key=lambda one: asked[split, one[0], one[2]])
+        candidates.sort(key=lambda one: counts[split, one[0], one[2]])
         for number, (answer_type, text, answer) in enumerate(candidates[:2]):
-            asked[split, answer_type, answer] += 1
+            counts[split, answer_type, answer] += 1
             questions.append(
                 Question(
                     f"{video_id}#{number}",
