@@ -30,15 +30,16 @@ def test_between_evidence_and_segment_lie_videos_that_never_show_what_is_asked_f
         return VideoEmbeddings(np.arange(frames) / 5, np.full((frames, 2), number, np.float16))
 
     videos = {"own": video(1, 40), "other": video(2, 30), "showing": video(3, 30)}
-    videos["own"].embeddings[20:31] = 4  # the segment
+    np.asarray(videos["own"].embeddings)[20:31] = 4  # the segment
     shown = {"own": {("red", "star")}, "other": {("red", "ring")}, "showing": {("red", "star")}}
     segment = Segment("own#1", "own", "test", 4.0, 6.15, ("the red star comes back",), "before")
     others = [Segment("own#0", "own", "test", 0.0, 3.0, ("a red star rests on the left",), "now")]
     for seconds in (0, 17):
         [(moved, long)] = stretched(Videos([*others, segment], videos, shown), seconds, 0)
         of_segment = frames_of_segment(moved.start_s, moved.end_s, long.timestamps.tolist())
-        assert long.embeddings[:, 0].tolist() == [1] * 20 + [2] * (5 * seconds) + [4] * 11
-        assert long.embeddings[of_segment.start : of_segment.stop, 0].tolist() == [4] * 11
+        embeddings = long.embeddings[:]
+        assert embeddings[:, 0].tolist() == [1] * 20 + [2] * (5 * seconds) + [4] * 11
+        assert embeddings[of_segment.start : of_segment.stop, 0].tolist() == [4] * 11
     assert moved.captions == segment.captions
 
 
@@ -81,7 +82,7 @@ def test_the_study_trains_measures_and_writes_its_table(tmp_path, monkeypatch, o
     for file, text in {FILE: TINY, measure.REPORT: f"# Results\n\nBefore.\n\n{measure.BEGIN}\n{measure.END}\n"}.items():
         file.parent.mkdir(parents=True)
         file.write_text(text)
-    scenes = {f"v{v}": {"objects": []} for v in range(9)}
+    scenes: dict[str, dict[str, list[str]]] = {f"v{v}": {"objects": []} for v in range(9)}
     (measure.DATA / "annotations").mkdir()
     (measure.DATA / "annotations/scenes.json").write_text(json.dumps(scenes))
     params = params_of(load_long(), "mean")

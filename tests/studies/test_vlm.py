@@ -326,7 +326,7 @@ def test_a_server_that_refuses_everything_ends_the_run_at_once_and_nothing_is_ke
     site.pages[PATH] = page
     with pytest.raises(ValueError, match=message):
         consult.main("captions")
-    assert len(site.asked) <= QUICK["workers"] * 2  # what was under way
+    assert len(site.requests) <= QUICK["workers"] * 2  # what was under way
     assert not JOURNAL.read_text()
     assert not OUT.exists()
 
@@ -350,9 +350,9 @@ def test_a_failure_that_can_pass_fails_the_stage_and_only_it_is_asked_again(proj
     with pytest.raises(ValueError, match=r"1 of 6 requests failed .* the first: status 500: no\. Kept: the 5 others"):
         consult.main("captions")
     assert not OUT.exists()
-    asked = len(site.asked)
+    asked = len(site.requests)
     consult.main("captions")
-    assert len(site.asked) == asked + 1
+    assert len(site.requests) == asked + 1
     assert {row["text"] for row in calls().values()} == {"a red star rests"}
 
 
@@ -364,7 +364,7 @@ def test_a_failure_that_passes_is_asked_again_at_once_and_counted(project, site)
 
 
 def test_a_run_that_is_killed_pays_for_nothing_twice(project, site):
-    answered = []
+    answered: list[Any] = []
     victim: list[subprocess.Popen] = []
     started = threading.Event()
 
@@ -400,13 +400,13 @@ def test_another_prompt_is_asked_anew_and_the_old_one_is_still_there(project, si
     before = prompt.read_text()
     prompt.write_text("Caption {times}.")
     consult.main("captions")
-    assert len(site.asked) == 12
+    assert len(site.requests) == 12
     prompt.write_text(before)
     consult.main("captions")
-    assert len(site.asked) == 12
+    assert len(site.requests) == 12
     configure(site, {"temperature": 0.5})
     consult.main("captions")
-    assert len(site.asked) == 18
+    assert len(site.requests) == 18
 
 
 def test_equal_requests_are_asked_once(project, site):
@@ -418,7 +418,7 @@ def test_equal_requests_are_asked_once(project, site):
     pq.write_table(to_table([*rows, *twins]), "data/videos/segments.parquet")
     consult.main("captions")
     assert len(calls()) == 7
-    assert len(site.asked) == 6
+    assert len(site.requests) == 6
     assert calls()["b#9"]["text"] == calls()["b#0"]["text"]
 
 
@@ -440,9 +440,9 @@ def test_a_context_that_is_too_long_gets_half_of_the_frames_once(project, site):
     consult.main("captions")
     assert {tuple(row["frames"]) for row in calls().values()} == {(0, 4), (5, 9)}
     assert {row["attempts"] for row in calls().values()} == {2}
-    asked = len(site.asked)
+    asked = len(site.requests)
     consult.main("captions")
-    assert len(site.asked) == asked
+    assert len(site.requests) == asked
 
 
 @pytest.mark.parametrize("status", [400, 413, 500])
@@ -450,7 +450,7 @@ def test_a_context_that_is_still_too_long_is_a_row_with_that_reason(status, proj
     site.pages[PATH] = error(status, TOO_LONG)
     consult.main("captions")
     assert {row["error"] for row in calls().values()} == {f"status {status}: {TOO_LONG}"}
-    assert len(site.asked) == 2 * 6
+    assert len(site.requests) == 2 * 6
 
 
 def test_all_workers_wait_as_long_as_the_server_says():
@@ -471,7 +471,7 @@ def test_a_longer_pause_than_allowed_ends_the_run_and_keeps_what_there_is(projec
     configure(site, workers=1)
     with pytest.raises(ValueError, match=r"4 of 6 requests .*quota of the day; it asks for a pause of 36000 s"):
         consult.main("captions")
-    assert len(site.asked) == 3  # nothing is asked any more
+    assert len(site.requests) == 3  # nothing is asked any more
     assert len(JOURNAL.read_text().splitlines()) == 2
 
 
@@ -543,7 +543,7 @@ def test_a_proxy_of_the_environment_does_not_see_what_stays_on_this_machine(proj
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     site.pages[PATH] = reply()
     consult.main("captions")
-    assert len(site.asked) == 6
+    assert len(site.requests) == 6
 
 
 @pytest.mark.parametrize(
