@@ -20,7 +20,7 @@
 # shell, and nothing outside it can be removed.
 
 .PHONY: help history demo demo-frames@videos demo-frames@pictures+backbones demo-embed@videos \
-    demo-embed@pictures+pretrain demo-baseline demo-memory plan ablation long attend gap questions vlm app retry test lint deps lock clean
+    demo-embed@pictures+pretrain demo-baseline demo-memory plan ablation long attend gap gap-causes gap-coca questions vlm app retry test lint deps lock clean
 .DELETE_ON_ERROR:
 
 # The first Python that is new enough and can make environments (Debian's python3 without python3-venv cannot). Asked by
@@ -97,9 +97,20 @@ ablation: history .venv/installed
 long: history .venv/installed
 	dvc repro studies/long/dvc.yaml
 
+# The CoCa and the small CLIPs need nothing of each other: side by side, a core each.
+gap: export OMP_NUM_THREADS := 1
 gap: history .venv/installed
+	dvc repro frames@pictures embed@videos
+	@mkdir -p .dvc/tmp
+	@$(MAKE) -j2 --no-print-directory gap-causes gap-coca
 	dvc repro studies/gap/dvc.yaml
 	python -m studies.gap.show
+
+gap-causes:
+	nice $(REPRO) studies/gap/dvc.yaml:causes studies/gap/dvc.yaml:decoder >.dvc/tmp/gap-causes.log 2>&1 || { cat .dvc/tmp/gap-causes.log >&2; exit 1; }
+
+gap-coca:
+	$(REPRO) studies/gap/dvc.yaml:coca studies/gap/dvc.yaml:describe
 
 attend: history .venv/installed
 	dvc repro studies/attend/dvc.yaml
