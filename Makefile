@@ -6,6 +6,7 @@
 # make attend    an LSTM that looks at a video net's features: four kinds of attention, and explanations that are scored (after make demo)
 # make questions what glimpses of a video answer, and what a memory of every frame: 6 models -> docs/results.md (after make demo)
 # make vlm       what a vision-language model says of the same videos: docs/vlm.md (after make demo; needs a server, or a model to fetch)
+# make table     one table of all captioners, what they score and what they cost; first makes what is missing of them (an hour after make demo)
 # make retry     download again what failed for a temporary reason, and update everything downstream
 # make app       caption your own videos on a page: open the address it prints (after make demo)
 # make test      check it: lint, types, tests
@@ -20,7 +21,7 @@
 # shell, and nothing outside it can be removed.
 
 .PHONY: help history demo demo-frames@videos demo-frames@pictures+backbones demo-embed@videos \
-    demo-embed@pictures+pretrain demo-baseline demo-memory plan ablation long attend gap gap-causes gap-coca questions vlm app retry test lint deps lock clean
+    demo-embed@pictures+pretrain demo-baseline demo-memory plan ablation long attend gap gap-causes gap-coca questions vlm table one-frame app retry test lint deps lock clean
 .DELETE_ON_ERROR:
 
 # The first Python that is new enough and can make environments (Debian's python3 without python3-venv cannot). Asked by
@@ -121,6 +122,14 @@ questions: history .venv/installed
 
 vlm: history .venv/installed-vlm
 	dvc repro studies/vlm/dvc.yaml
+
+# A captioner that sees the last frame of a segment, and nothing else.
+one-frame: history .venv/installed
+	dvc exp run --temp -n one-frame -S memory.enabled=false -S baseline.frames=last -S baseline.count=1
+
+table: history .venv/installed
+	@for name in $$(python -m pipeline.table --missing); do $(MAKE) --no-print-directory $$name || exit 1; done
+	python -m pipeline.table --insert
 
 retry: history .venv/installed
 	@# DVC takes the stages for up to date: nothing changed here, but the network may have.

@@ -7,6 +7,7 @@
     compare   how one run of the project differs from another
     report    a page of two runs' captions
     score     captions against references
+    table     one table of all captioners: what they score and cost
     gap       how far apart embeddings of images and of texts lie
     find      moments in all videos by a text or a picture
     plan      what a run will cost on this machine
@@ -20,7 +21,7 @@ import sys
 
 from pipeline.process.command import parser
 
-COMMANDS = ("predict", "ask", "app", "export", "compare", "report", "score", "gap", "find", "plan")
+COMMANDS = ("predict", "ask", "app", "export", "compare", "report", "score", "table", "gap", "find", "plan")
 
 
 def main() -> None:

@@ -10,10 +10,17 @@ from pipeline.process.terminal import message
 from pipeline.serving.report.page import write_page
 from pipeline.serving.report.runs import read_run
 
+RUNS = "git revisions, experiments, `workspace`, or any captioner's scores of segments (a file.parquet)"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.report", description="Runs side by side on one page.")
-    parser.add_argument("runs", nargs="*", default=["workspace"], help="git revisions, experiments, or `workspace`")
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        default=["workspace"],
+        help=RUNS,
+    )
     parser.add_argument("--out", type=Path, default=Path("metrics/report.html"))
     options = parser.parse_args()
     try:

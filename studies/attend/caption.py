@@ -2,11 +2,14 @@
 
 Reads data/videos/segments.parquet, studies/attend/cells/, studies/attend/models/KIND/ and the section caption of
 studies/attend/params.yaml. Writes studies/attend/out/KIND/, in it for each seed seed-N.parquet, .csv and .json as every
-run's captions, and seed-N.pairs.csv: video_id, prediction, reference.
+run's captions, seed-N.pairs.csv: video_id, prediction, reference, and seed-N.cost.json: what a caption cost from stored
+cells on, as pipeline.captioner.cost has it.
 """
 
 import csv
 import io
+import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -51,12 +54,20 @@ def main(kind: str) -> None:
         for folder in folders:
             captioner, vocabulary = load(folder, params.device)
             with progress.bar(total=len(examples), desc=f"attend caption {kind}", unit="segment") as bar:
-                by_id = {}
+                by_id, started = {}, time.process_time()
                 for one, caption in captions(captioner, vocabulary, examples, own, places=h * w):
                     by_id[one.segment_id] = caption
                     bar.update()
+            cpu_s = time.process_time() - started
             write_captions(out / f"{folder.name}.parquet", segments, by_id)
             write_text(out / f"{folder.name}.pairs.csv", pairs(segments, by_id))
+            held = sum(4 * len(one.rows) * one.video.embeddings.shape[1] for one in examples)  # each word looks at all
+            cost = {
+                "parameters": sum(weights.numel() for weights in captioner.parameters()),
+                "cpu_s": cpu_s / len(by_id),
+                "remembered_bytes": held / len(by_id),
+            }
+            write_text(out / f"{folder.name}.cost.json", json.dumps(cost, indent=2) + "\n")
     print(f"caption {kind}: {len(examples)} of {len(segments)} segments of split {own.split}, {len(folders)} seeds")
 
 

@@ -280,6 +280,7 @@ def summary(study: Study, rows: Mapping[str, Row]) -> dict[str, Any]:
     return {
         "model": study.model.name,
         "asked": len(rows),
+        "sent": len(sent),
         "answered": sum(row.text is not None for row in rows.values()),
         "unusable": dict(sorted(unusable.items(), key=lambda one: (-one[1], one[0]))),
         "tokens_in": total([row.tokens_in for row in sent]),

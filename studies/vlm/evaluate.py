@@ -2,7 +2,7 @@
 
 Reads studies/vlm/out/TASK/ and what the stage evaluate reads beside captions, or data/questions/questions.parquet.
 Writes metrics/vlm/TASK/: captions.json, coverage.json, segments.parquet (each segment's scores, for pipeline.compare
-and pipeline.table) and kinds.csv, or answers.json; and calls.json, what it cost.
+and pipeline.table) and kinds.csv, or answers.json; calls.json, what it cost, and cost.json, what a request cost.
 """
 
 import json
@@ -44,6 +44,8 @@ def main(name: str) -> None:
         write_text(metrics / "answers.json", json.dumps(answer_figures(scored), indent=2) + "\n")
         print(answer_table(scored))
     write_text(metrics / "calls.json", json.dumps(found, indent=2) + "\n")
+    each = {key: found[key] and found[key] / found["sent"] for key in ("seconds", "tokens_in", "tokens_out", "cost")}
+    write_text(metrics / "cost.json", json.dumps(each | {"currency": found["currency"]}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

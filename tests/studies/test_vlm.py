@@ -199,6 +199,7 @@ def test_a_video_without_frames_is_a_row_with_that_reason_and_is_not_asked(proje
     assert json.loads((OUT / "captions/calls.json").read_text()) == {
         "model": "m",
         "asked": 7,
+        "sent": 6,
         "answered": 6,
         "unusable": {"its video has no frames": 1},
         "tokens_in": 600,

@@ -28,6 +28,20 @@ function showWhatRan() {
   );
 }
 
+// All captioners, as pipeline.table wrote them
+
+function showCaptioners() {
+  if (!content.captioners) return;
+  const [heads, ...rows] = content.captioners.table;
+  byId("all-captioners").replaceChildren(
+    make("tr", {}, heads.map((head) => make("th", { scope: "col" }, head))),
+    ...rows.map(([name, ...cells]) =>
+      make("tr", {}, make("th", { scope: "row" }, name), cells.map((cell) => make("td", {}, cell))))
+  );
+  byId("captioners-note").textContent = content.captioners.note;
+  byId("captioners").hidden = false;
+}
+
 // Scores
 
 let group = "all";
@@ -292,6 +306,7 @@ byId("find").addEventListener("input", (event) => { words = event.target.value; 
 
 for (const node of document.querySelectorAll(".main")) node.textContent = main;
 showWhatRan();
+showCaptioners();
 showScores();
 showByKind();
 showByLength();

@@ -10,6 +10,7 @@ import pandas as pd
 
 from pipeline.dataset import ledger
 from pipeline.features import shards
+from pipeline.files import strict_json
 from pipeline.files.aside import write_text
 from pipeline.scoring.paired import bootstrap, compare, groups_of, means, resampled, sums, videos_of
 from pipeline.scoring.registry import MAIN, SCORES, in_tables
@@ -19,6 +20,7 @@ from pipeline.serving.report.runs import Run, changed
 from pipeline.serving.web import assemble, moments, strip, thumbnail
 
 DATA = Path("data/videos")
+CAPTIONERS = Path("metrics/captioners.json")  # pipeline.table's, if it was made
 DRAWS = 2000  # draws of the bootstrap of each run by itself
 
 
@@ -64,6 +66,7 @@ def gather(runs: Sequence[Run], *, fps: float) -> dict[str, Any]:
         "groups": _groups(tables),
         "differences": [asdict(one) for one in differences if one.low is not None],
         "curves": [_curve(table) for table in tables],
+        "captioners": strict_json.load(CAPTIONERS) if CAPTIONERS.is_file() else None,
         "segments": segments,
         "videos": _videos(wanted),
     }

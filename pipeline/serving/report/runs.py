@@ -1,4 +1,4 @@
-"""Reads a run for the report: the workspace, a git revision or an experiment."""
+"""Reads a run for the report: the workspace, a git revision or an experiment, or any captioner's table of scores."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from pipeline.files.revision import at_revision
 from pipeline.scoring.caption_table import Retrieved, read_retrieved
+from pipeline.scoring.segment_scores import read_scores
 
 SCORES = "metrics/segments.parquet"
 CORPUS = "metrics/captions.json"
@@ -28,7 +29,12 @@ class Run:
 
 
 def read_run(name: str) -> Run:
-    """Read a git revision, an experiment, or the `workspace`. Raises ValueError if a file is missing."""
+    """Read a git revision, an experiment, the `workspace`, or a file of segments' scores (a name in .parquet).
+
+    Raises ValueError if a file is missing.
+    """
+    if name.endswith(".parquet"):
+        return _of_file(name)
     with at_revision(None if name == "workspace" else name, *FILES, optional=[RETRIEVED]) as root:
         if absent := [file for file in FILES if not (root / file).is_file()]:
             raise ValueError(f"{name}: {', '.join(absent)} not found; run it: dvc repro")
@@ -41,11 +47,17 @@ def read_run(name: str) -> Run:
         )
 
 
+def _of_file(name: str) -> Run:
+    """Of a captioner that is no run of the main pipeline: it has neither a corpus's scores nor params here."""
+    return Run(name, read_scores(name), {}, {}, {})
+
+
 def changed(runs: list[Run]) -> dict[str, list[Any]]:
-    """The params that differ between runs, with their values in the order of the runs."""
+    """The params that differ between runs that have any, with their values in the order of the runs."""
     names = dict.fromkeys(name for run in runs for name in run.params)
     values = {name: [run.params.get(name) for run in runs] for name in names}
-    return {name: of_runs for name, of_runs in values.items() if any(value != of_runs[0] for value in of_runs)}
+    known = [i for i, run in enumerate(runs) if run.params]
+    return {name: own for name, own in values.items() if any(own[i] != own[known[0]] for i in known)}
 
 
 def _flat(section: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
