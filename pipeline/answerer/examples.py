@@ -170,6 +170,10 @@ def _scores(question: Question, label: Mapping[str, int]) -> Tensor:
 
 
 def collate(examples: list[Example]) -> Batch:
+    """A batch of the examples, whose frames are read now; an empty batch for no examples."""
+    if not examples:
+        none = torch.zeros(0)
+        return Batch(none, none, none, none, none, none, none, ())
     embeddings = [np.asarray(e.video.embeddings[: max(t.frames for t in e.targets)], np.float32) for e in examples]
     times = [np.asarray(e.video.timestamps[: len(own)]) for e, own in zip(examples, embeddings, strict=True)]
     rows = [[(target, text) for target in e.targets for text in target.texts] for e in examples]

@@ -59,26 +59,42 @@ class AnswerTraining(Training):
         # A function of the step, so that a run that was killed goes on as it would have.
         seed = hash((self.optimization.seed, self.current_epoch, step)) % 2**31
         generator = torch.Generator().manual_seed(seed)
-        loss, right, count = self._loss(batch, self.glimpses, generator)
-        self.refuse_infinite(loss.detach(), "the loss")
-        self.log("train/loss", loss.detach(), on_epoch=True, on_step=False, batch_size=count)
-        self.log("train/accuracy", right / count, on_epoch=True, on_step=False, batch_size=count)
-        return loss
+        total, right, count = self._loss(batch, self.glimpses, generator)
+        questions = self._log("train", "the loss", total, right, count)
+        # Gradients are averaged over processes; this makes that the mean over all their questions.
+        return total / (questions / self.trainer.world_size)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        loss, right, count = self._loss(batch, self.val_glimpses, self.grid)
-        self.refuse_infinite(loss, "the validation loss")
-        self.log("val/loss", loss, batch_size=count)
-        self.log("val/accuracy", right / count, batch_size=count)
+        self._log("val", "the validation loss", *self._loss(batch, self.val_glimpses, self.grid))
 
-    def _loss(self, batch: Batch, glimpses: int, grid: Grid | torch.Generator) -> tuple[Tensor, float, int]:
-        """The mean loss of the questions, how many are right, how many there are."""
+    def _log(self, split: str, name: str, total: Tensor, right: Tensor, count: int) -> int:
+        """Means over the questions of all processes; returns how many these are."""
+        whole, questions = self.of_all_processes(total, count)
+        all_right, _ = self.of_all_processes(right, count)
+        self.refuse_infinite(whole, name)
+        for what, value in (("loss", whole), ("accuracy", all_right)):
+            self.log(
+                f"{split}/{what}",
+                value / questions,
+                on_epoch=True,
+                on_step=False,
+                batch_size=questions,
+                sync_dist=True,
+            )
+        return questions
+
+    def _loss(self, batch: Batch, glimpses: int, grid: Grid | torch.Generator) -> tuple[Tensor, Tensor, int]:
+        """The sum of the questions' losses, how many are right, how many there are."""
+        if not batch.targets:
+            # No videos here, but the other processes wait for a gradient of every parameter.
+            nothing = torch.zeros((), device=self.device)
+            return sum((p.sum() for p in self.parameters()), nothing) * 0.0, nothing, 0
         questions = batch.lengths.shape[1]
         seen = watch(self.reader, batch, self.watching, sampler(self.watching, glimpses, grid))
         of_list = fused(self.reader.list_head(seen.features), questions, self.watching)  # [V, Q, K]
         of_option = fused(self.reader.option_head(seen.features), questions, self.watching)[..., 0]  # [V, Q]
         numbers = fused(self.reader.count_head(seen.features), questions, self.watching)[..., 0]
-        losses, right = [], 0.0
+        losses, right = [], of_list.new_zeros(())
         for v, targets in enumerate(batch.targets):
             q = 0
             for target in targets:
@@ -90,7 +106,7 @@ class AnswerTraining(Training):
                     losses[-1] = losses[-1] + COUNT_WEIGHT * (numbers[v, q] - target.number) ** 2
                 right += float(target.scores[int(scores.argmax())])
                 q += options
-        return torch.stack(losses).mean(), right, len(losses)
+        return torch.stack(losses).sum(), right, len(losses)
 
     def configure_optimizers(self) -> Any:
         return self.scheduled(self.reader)

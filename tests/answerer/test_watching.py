@@ -10,10 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.answerer.answering import answer, evidence_shares
 from pipeline.answerer.examples import Text, collate, make_examples
 from pipeline.answerer.reader import Reader, ReaderConfig, flops
-from pipeline.answerer.training import answer_loss, load_reader, save_reader
+from pipeline.answerer.training import AnswerTraining, answer_loss, load_reader, save_reader
 from pipeline.answerer.watching import Watching, fused, sampler, watch
 from pipeline.dataset.questions.question import Question
 from pipeline.features.embeddings import VideoEmbeddings
+from pipeline.training.loop import Optimization
 
 ANSWERS = ["red", "blue", "1", "2"]
 WAYS = [
@@ -126,6 +127,22 @@ def test_a_memory_keeps_what_is_new_and_its_attention_is_told_by_frame(examples)
     assert (seen.time_s[0, 0][seen.allowed[0, 0]] < 4.0).all()
     assert (seen.attended >= 0).all() and (seen.attended.sum(-1) <= 1 + 1e-5).all()
     assert (seen.attended[~seen.allowed] == 0).all()
+
+
+def test_the_losses_of_two_processes_add_up_to_that_of_one_and_one_without_videos_has_a_gradient(examples, tmp_path):
+    def part(some):
+        loss, right, count = module._loss(collate(some), 1, "ends")
+        return float(loss.detach()), float(right), count
+
+    watching = WAYS[-1]
+    rate = Optimization(1, 2, "adamw", 1e-3, 0.0, 1.0, 1, 1, "32-true", 1, "cpu", 0)
+    more = {"steps": 1, "glimpses": 1, "val_glimpses": 1, "grid": "ends", "params_file": tmp_path}
+    module = AnswerTraining(reader_of(watching), watching, rate, **more)
+    whole, first, second = part(examples), part(examples[:1]), part(examples[1:])
+    assert whole == pytest.approx([a + b for a, b in zip(first, second, strict=True)], rel=1e-4)
+    loss, _, count = module._loss(collate([]), 1, "ends")
+    loss.backward()
+    assert count == 0 and all(p.grad is not None and not p.grad.any() for p in module.parameters())
 
 
 @pytest.mark.parametrize("watching", WAYS, ids=lambda one: f"{one.way}-{one.fusion}-{one.write_below}")
