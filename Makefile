@@ -21,7 +21,8 @@
 # shell, and nothing outside it can be removed.
 
 .PHONY: help history demo demo-frames@videos demo-frames@pictures+backbones demo-embed@videos \
-    demo-embed@pictures+pretrain demo-baseline demo-memory plan ablation long attend gap gap-causes gap-coca questions vlm table one-frame app retry test lint deps lock clean
+    demo-embed@pictures+pretrain demo-baseline demo-memory plan ablation long attend attend-others attend-space-time \
+    gap gap-causes gap-coca questions vlm table one-frame app retry test lint deps lock clean
 .DELETE_ON_ERROR:
 
 # The first Python that is new enough and can make environments (Debian's python3 without python3-venv cannot). Asked by
@@ -113,9 +114,21 @@ gap-causes:
 gap-coca:
 	$(REPRO) studies/gap/dvc.yaml:coca studies/gap/dvc.yaml:describe
 
+# Space-time attention takes as long to learn as the other kinds together.
+attend: export OMP_NUM_THREADS := 1
 attend: history .venv/installed
+	dvc repro studies/attend/dvc.yaml:cells
+	@mkdir -p .dvc/tmp
+	@$(MAKE) -j2 --no-print-directory attend-others attend-space-time
 	dvc repro studies/attend/dvc.yaml
 	python -m studies.attend.table
+
+attend-others:
+	nice $(REPRO) $(foreach stage,learn caption evaluate,$(foreach kind,none temporal spatial,studies/attend/dvc.yaml:$(stage)@$(kind))) \
+	    >.dvc/tmp/attend-others.log 2>&1 || { cat .dvc/tmp/attend-others.log >&2; exit 1; }
+
+attend-space-time:
+	$(REPRO) studies/attend/dvc.yaml:learn@space-time
 
 questions: history .venv/installed
 	dvc repro studies/questions/dvc.yaml
