@@ -10,6 +10,7 @@
     table     one table of all captioners: what they score and cost
     gap       how far apart embeddings of images and of texts lie
     find      moments in all videos by a text or a picture
+    pack      a folder of videos as an LMDB
     plan      what a run will cost on this machine
 
 predict and app work in any folder with --model; score and gap too. The others work in a clone of the project.
@@ -21,7 +22,7 @@ import sys
 
 from pipeline.process.command import parser
 
-COMMANDS = ("predict", "ask", "app", "export", "compare", "report", "score", "table", "gap", "find", "plan")
+COMMANDS = ("predict", "ask", "app", "export", "compare", "report", "score", "table", "gap", "find", "pack", "plan")
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from pipeline.dataset.sources import builtin
 from pipeline.dataset.sources.coco import Coco, Pictures
 from pipeline.dataset.sources.directory import Directory
 from pipeline.dataset.sources.huggingface import Huggingface, Repository
+from pipeline.dataset.sources.lmdb import Lmdb, is_lmdb
 from pipeline.dataset.sources.subset import Source
 from pipeline.dataset.sources.youtube import Youtube
 from pipeline.params import DownloadParams, Params
@@ -54,6 +55,13 @@ def source_of(own: DownloadParams, params: Params, out: Path, rendered: Path, vi
         case "shapes":
             return Directory(videos, dict.fromkeys(SPLITS, rendered / builtin.MEDIA), move=True, name="shapes")
         case "directory":
+            folders: dict[str, Path] = {
+                split: Path(own.folder) / own.media[split] for split in SPLITS if own.annotations[split]
+            }
+            if stores := [folder for folder in folders.values() if is_lmdb(folder)]:
+                if other := next((folder for folder in folders.values() if folder not in stores), None):
+                    raise ValueError(f"{stores[0]} is an LMDB, {other} is none; download.*.media needs one kind")
+                return Lmdb(videos, unfinished, folders)
             return Directory(videos, {split: Path(own.folder) / own.media[split] for split in SPLITS})
         case "youtube":
             return Youtube(videos, unfinished, **params.youtube.model_dump())
