@@ -15,13 +15,14 @@ import torch
 from ruamel.yaml import YAML
 
 from pipeline.dataset.questions.formats import read_questions
+from pipeline.params import load_params
 from pipeline.scoring.answer_files import read_answers
 from pipeline.scoring.answers import score_answers
 from studies.questions.settings import FILE, load_study
 from tests.dataset.test_questions import write
 
 COLOURS = ("red", "green", "blue")
-OF_CAPTIONS = {"way": "captions", "fusion": "mean", "glimpses": 1, "epochs": 15}
+OF_CAPTIONS = {"way": "captions", "fusion": "mean", "glimpses": 1, "epochs": 10}
 TINY: dict[str, Any] = {
     "ask": {"source": "files"},
     "learn": {"width": 16, "heads": 2, "layers": 1, "epochs": 1, "batch_size": 4, "warmup_steps": 2, "step": 1},
@@ -36,8 +37,11 @@ TINY: dict[str, Any] = {
 }
 
 
-def settings(path: Path, changes: dict) -> Path:
-    values = YAML(typ="safe").load(FILE.read_text())
+MSRVTT = Path("studies/questions/msrvtt_qa.yaml").resolve()
+
+
+def settings(path: Path, changes: dict, original: Path = FILE) -> Path:
+    values = YAML(typ="safe").load(original.read_text())
     for section, own in changes.items():
         values[section] = own if section.endswith("models") else values[section] | own
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -273,6 +277,40 @@ def test_pictures_are_videos_of_one_frame(studied, tmp_path, monkeypatch):
     examples = {one.video_id: one for one in read_examples(["test"], list(COLOURS))["test"]}
     assert examples.keys() == {"p0", "v70"} and examples["p0"].video.embeddings[:].tolist() == [[3.0] * 8]
     assert [one.frames for one in examples["p0"].targets] == [1]
+
+
+def test_the_profile_for_msrvtt_qa_is_complete_and_its_path_runs_with_random_weights(studied, tmp_path, monkeypatch):
+    from studies.questions import answer, ask, learn, table
+
+    study = load_study(MSRVTT)
+    assert (study.model("msrvtt").fusion, study.main_count("msrvtt"), study.learn.frames) == ("lse", 8, 2)
+    assert load_params(MSRVTT.parents[2] / "profiles/msrvtt.yaml").backbones.encoder.model == "ViT-B-32"
+    for name in ("data/videos", "models/decoder", "models/encoder"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(studied[0] / name)
+    for path in ("params.yaml", "docs"):
+        (shutil.copytree if (studied[0] / path).is_dir() else shutil.copy)(studied[0] / path, tmp_path / path)
+    videos = {"train": range(60), "val": range(60, 66), "test": range(66, 75)}  # v0 to v74; the files say 0 to 74
+    for split, numbers in videos.items():
+        rows = [
+            {"answer": COLOURS[n % 3], "category_id": 1, "id": n, "question": "what is red", "video_id": n}
+            for n in numbers
+        ]
+        (tmp_path / "data/own/videos").mkdir(parents=True, exist_ok=True)
+        write(tmp_path / f"data/own/videos/{split}_qa.json", rows)
+    tiny = {"width": 16, "heads": 2, "layers": 1, "epochs": 1, "warmup_steps": 2, "precision": "fp32"}
+    models = {name: study.models[name].model_dump() for name in ("blind", "msrvtt")}
+    settings(tmp_path / FILE, {"learn": tiny, "models": models, "answer": {"glimpses": [1, 8]}}, MSRVTT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ask, "PREFIXES", ("v",))  # the made-up videos' ids; MSR-VTT's are video0 to video9999
+    ask.main()
+    for name in models:
+        learn.main(name)
+        answer.main(name)
+    table.main()
+    rows = pd.read_parquet("studies/questions/out/msrvtt/seed-0/answers.parquet")
+    assert len(rows) == 2 * 9 and set(rows[rows["glimpses"] == 8]["frames"]) == {16} and rows["error"].isna().all()
+    assert json.loads(Path("metrics/questions/msrvtt.json").read_text())["asked"] == 9
 
 
 def test_answers_are_written_as_others_read_them(studied):
