@@ -21,6 +21,7 @@ from bench import (
     long_memory,
     memory,
     noop,
+    questions,
     scale,
 )
 from pipeline.captioner.mapper import MapperConfig
@@ -159,6 +160,15 @@ def test_the_bench_of_embedding_measures_it_beside_the_forward_alone(monkeypatch
     assert list(rows) == ["fp32", "bf16", "autocast", "embed fp32", "embed bf16"]
     assert rows["embed fp32"]["cosine"] > 0.9999 and rows["embed bf16"]["cosine"] > 0.999
     assert all(row["frames_per_cpu_s"] > 0 for row in rows.values())
+
+
+def test_the_bench_of_questions_computes_a_video_once_for_all_and_answers_the_same(monkeypatch, capsys):
+    _, figures = figures_of(questions, "--videos 1 --questions 2 --glimpses 2 --rounds 1", monkeypatch, capsys)
+    assert figures["answers"]["same"] and figures["answers"]["times_once"].keys() == {
+        "memory, once a video", "memory, per question", "glimpses, per question"
+    }  # fmt: skip
+    assert {"shards", "mp4, seeks", "mp4, once"} <= figures["glimpses"]["times_shards"].keys()
+    assert [row["glimpses"] for row in figures["steps"]] == [1, 2, 4, 8, 16, 1]
 
 
 def test_the_bench_of_flat_memory_runs_a_stage_and_sees_what_it_takes(make_video, tmp_path):
