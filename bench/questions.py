@@ -209,9 +209,9 @@ def encoded(pixels: Pixels) -> bytes:
 def seeks(file: Path | BytesIO, index: Sequence[int]) -> list[Pixels]:
     """The frames at these fifths of a second: to each a seek, unless it is the next."""
     found = []
-    with av.open(file if isinstance(file, BytesIO) else str(file)) as container:
+    opened: Any = av.open(file if isinstance(file, BytesIO) else str(file))
+    with opened as container:
         stream = container.streams.video[0]
-        assert stream.time_base is not None
         at = -1.0
         for number in index:
             time_s = number / SAMPLING.fps
@@ -269,7 +269,9 @@ def of_glimpses(
             for path, of in asked.items():
                 for index in of:
                     with store.begin() as transaction:
-                        seeks(BytesIO(transaction.get(path.stem.encode())), index)
+                        video = transaction.get(path.stem.encode())
+                    assert video is not None
+                    seeks(BytesIO(video), index)
 
         ways["LMDB, seeks"] = from_lmdb
     spent = rounds(ways, options.rounds)
@@ -287,7 +289,7 @@ def of_glimpses(
     }
 
 
-def steps(length: int, options: argparse.Namespace) -> list[dict[str, float]]:
+def steps(length: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     random = np.random.default_rng(0)
     examples = [
         example(f"v{number}", random.normal(size=(length, WIDTH)).astype(np.float16), ends_of(length, OF_EACH))
