@@ -132,6 +132,7 @@ attend-space-time:
 
 questions: history .venv/installed
 	dvc repro studies/questions/dvc.yaml
+	python -m studies.questions.show
 
 vlm: history .venv/installed-vlm
 	dvc repro studies/vlm/dvc.yaml
