@@ -13,7 +13,7 @@ from pipeline.captioner.model import CaptionerConfig, build_captioner, save_capt
 from pipeline.language.decoder import save_decoder
 from tests.colours import make_decoder, make_tokenizer
 from tests.memory_config import memory_config
-from tests.random_clip import write_random_clip
+from tests.random_clip import READS, write_random_clip
 
 PARAMS = {
     "frames.fps": 5,
@@ -27,7 +27,7 @@ PARAMS = {
 
 def write_models(memory: bool = True, keyframes: int = 2, baseline: str = "mean") -> None:
     """Into models/ of the current folder."""
-    write_random_clip(Path("models/encoder"), 8)
+    write_random_clip(Path("models/encoder"), 8, text=READS)
     save_decoder(Path("models/decoder"), make_decoder(), make_tokenizer())
     config = CaptionerConfig(
         mapper=MapperConfig("transformer", 2, 2, 16, 1, 2, embedding_width=8, decoder_width=16),

@@ -9,6 +9,7 @@ from pipeline.features.encoder import save_encoder
 
 VISION = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 32, "image_size": 32}
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+READS = TEXT | {"vocab_size": 49408}  # with an entry for every token of CLIP's tokenizer, so it can read
 
 
 def write_random_clip(

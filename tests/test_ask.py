@@ -69,7 +69,7 @@ def test_the_answer_is_the_studys_for_the_same_embeddings(here, shots):
     found = answerer.ask(seen, ["what is it?"], at_s=3.0)[0]
     question = Question("q", "v", "what is it?", end_s=3.0)
     video = VideoEmbeddings(np.arange(20) / 5, seen.embeddings)
-    texts = read_texts([question.question], *load_decoder(Path("models/decoder")))
+    texts = read_texts([question.question], *load_decoder(Path("models/decoder")), answerer.text_tower)
     [row] = answer(
         answerer.reader,
         answerer.watching,

@@ -7,19 +7,25 @@ import random
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.answerer.reader import BUCKETS, MAX_WORDS
 from pipeline.dataset.questions.question import Question
 from pipeline.features.embeddings import VideoEmbeddings
+from pipeline.features.encoder import embedding_width
+from pipeline.scoring.clipscore import NoTextTower, embed_texts
 
 MAX_TOKENS = 512  # of a question, where a language model does not say how many it reads
+Look = Callable[[Sequence[str]], NDArray[np.float32]]  # words -> what they look like [words, E], of length 1
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -29,6 +35,7 @@ class Text:
 
     words: Tensor  # [L] int64, each word's bucket
     states: Tensor  # [L, S] float32
+    looks: Tensor  # [L, E] float32, what the encoder's text tower makes of each word alone; zeros if it has none
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Batch:
     time_s: Tensor  # [V, T]
     words: Tensor  # [V, Q, L]: Q texts, in the order of the targets and their options
     states: Tensor  # [V, Q, L, S]
+    looks: Tensor  # [V, Q, L, E]
     there: Tensor  # [V, Q, L] bool
     until_s: Tensor  # [V, Q]
     lengths: Tensor  # [V, Q] int64, frames that may be seen; 0: no question
@@ -66,14 +74,21 @@ class Batch:
 
 
 @torch.no_grad()
-def read_texts(texts: Iterable[str], model: Any, tokenizer: Any, *, batch_size: int = 64) -> dict[str, Text]:
+def read_texts(
+    texts: Iterable[str], model: Any, tokenizer: Any, look: Look | None, *, batch_size: int = 64
+) -> dict[str, Text]:
     """Each different text through a language model (causal or masked) once: of every word the mean of its tokens'
     embeddings and of their last states.
 
     A causal one reads from left to right, so a batch is padded on the right and pads change nothing; a masked one is
     told where they are.
+
+    Args:
+        look: as `word_looks`'; None: a word looks like its states, as words that it is compared with do.
     """
     different = sorted(set(texts), key=lambda text: (len(text), text))
+    vocabulary = sorted({word for text in different for word in words_of(text)[:MAX_WORDS]})
+    looks = dict(zip(vocabulary, torch.from_numpy(look(vocabulary)), strict=True)) if look and vocabulary else {}
     found = {}
     most = getattr(model.config, "max_position_embeddings", None) or MAX_TOKENS
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
@@ -89,11 +104,25 @@ def read_texts(texts: Iterable[str], model: Any, tokenizer: Any, *, batch_size: 
         out = model(input_ids=rows, attention_mask=mask, output_hidden_states=True)
         both = torch.cat([model.get_input_embeddings()(rows), out.hidden_states[-1]], dim=-1).float()
         for text, of, own, states in zip(some, words, pieces, both, strict=True):
-            ends = np.cumsum([len(piece) for piece in own])
-            means = [states[end - len(piece) : end].mean(0) for piece, end in zip(own, ends.tolist(), strict=True)]
-            buckets = [zlib.crc32(word.encode()) % BUCKETS for word in of[: len(own)]]
-            found[text] = Text(torch.tensor(buckets), torch.stack(means))
+            ends = np.cumsum([len(piece) for piece in own]).tolist()
+            means = torch.stack([states[end - len(piece) : end].mean(0) for piece, end in zip(own, ends, strict=True)])
+            read = of[: len(own)]
+            buckets = torch.tensor([zlib.crc32(word.encode()) % BUCKETS for word in read])
+            seen = torch.stack([looks[word] for word in read]) if look else F.normalize(means, dim=-1)
+            found[text] = Text(buckets, means, seen)
     return found
+
+
+def word_looks(encoder: Path, device: str) -> Look:
+    """What an encoder's text tower makes of words, each alone; zeros, which find nothing, if it cannot read."""
+
+    def look(words: Sequence[str]) -> NDArray[np.float32]:
+        try:
+            return embed_texts(encoder, words, device)
+        except NoTextTower:
+            return np.zeros((len(words), embedding_width(encoder)), np.float32)
+
+    return look
 
 
 def _within(pieces: list[list[int]], most: int) -> list[list[int]]:
@@ -173,7 +202,7 @@ def collate(examples: list[Example]) -> Batch:
     """A batch of the examples, whose frames are read now; an empty batch for no examples."""
     if not examples:
         none = torch.zeros(0)
-        return Batch(none, none, none, none, none, none, none, ())
+        return Batch(none, none, none, none, none, none, none, none, ())
     embeddings = [np.asarray(e.video.embeddings[: max(t.frames for t in e.targets)], np.float32) for e in examples]
     times = [np.asarray(e.video.timestamps[: len(own)]) for e, own in zip(examples, embeddings, strict=True)]
     rows = [[(target, text) for target in e.targets for text in target.texts] for e in examples]
@@ -185,6 +214,7 @@ def collate(examples: list[Example]) -> Batch:
         torch.zeros(videos, frames),
         torch.zeros(videos, most, longest, dtype=torch.int64),
         torch.zeros(videos, most, longest, width),
+        torch.zeros(videos, most, longest, embeddings[0].shape[1]),
         torch.zeros(videos, most, longest, dtype=torch.bool),
         torch.zeros(videos, most),
         torch.zeros(videos, most, dtype=torch.int64),
@@ -196,6 +226,7 @@ def collate(examples: list[Example]) -> Batch:
         for q, (target, text) in enumerate(rows[v]):
             count = len(text.words)
             batch.words[v, q, :count], batch.states[v, q, :count] = text.words, text.states
+            batch.looks[v, q, :count] = text.looks
             batch.there[v, q, :count] = True
             batch.lengths[v, q] = target.frames
             batch.until_s[v, q] = float(time_s[target.frames - 1])

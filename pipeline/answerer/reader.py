@@ -4,6 +4,10 @@ One network for all ways of watching; they differ in the frames that a question 
 last, those of glimpses, or all so far, of which each head takes the k nearest (pipeline/captioner/memory.py does so for
 captions). Keys and values of frames do not depend on questions: a video is remembered once, for all that is asked.
 
+Two things need not be learned from answers. Which frames look like what a word names: the encoder's own text tower
+knows it, so a head adds that cosine to its logits. And which of two moments was first: ages that two words found are
+subtracted before a network sees them.
+
 V videos, or questions that see frames of their own   R questions of each   L words   T frames
 E embedding width   D width   H heads   d = D / H   S states of the language model   K answers in the list
 """
@@ -16,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 INITIAL_SCALE = 10.0  # of cosines
+LOOKS_SCALE = 20.0  # at first, of the cosines of words and frames, in heads that look for what words name
 AGE_BIAS = 1.5  # of a logit, per unit of log(1 + age in seconds), in heads that begin by looking at some ages
 NEVER = -1e4  # a logit that gets no weight
 PERIODS_S = tuple(2.0**power for power in range(8))  # 1 s to 2 min: of the sine waves that an age is told by
@@ -39,14 +44,15 @@ class ReaderConfig:
 
 @dataclass(frozen=True)
 class Memory:
-    """What is stored of frames: of every layer keys and values [V, H, T, d]."""
+    """What is stored of frames: of every layer keys and values [V, H, T, d]; and embeddings of length 1 [V, T, E]."""
 
+    embeddings: Tensor
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
     @property
     def frames(self) -> int:
-        return self.keys[0].shape[2]
+        return self.embeddings.shape[1]
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,10 @@ class Layer(nn.Module):
             self.age_bias.weight[:, -1] = AGE_BIAS * torch.tensor([-1.0, 0.0, 1.0, 0.0])[torch.arange(config.heads) % 4]
         self.log_scale = nn.Parameter(torch.full((2, config.heads), INITIAL_SCALE).log())
         self.bias = nn.Parameter(torch.zeros(config.heads))
+        # Training begins with heads that look for what a word names, at any time and long ago, and with others.
+        at_first = torch.tensor([1.0, LOOKS_SCALE, LOOKS_SCALE, 1.0])
+        self.log_looks_scale = nn.Parameter(at_first[torch.arange(config.heads) % 4].log())
+        self.earlier = nn.Linear(config.heads, width, bias=False)
         # How many frames match, and how well the best one does: a softmax alone tells neither.
         self.match = nn.Linear(2 * config.heads, width)
         self.out = nn.Linear(width, width)
@@ -109,12 +119,15 @@ class Layer(nn.Module):
         self,
         x: Tensor,
         there: Tensor,
-        keys: Tensor | None,
-        values: Tensor | None,
+        looks: Tensor,
+        stored: tuple[Tensor, Tensor, Tensor] | None,
         allowed: Tensor | None,
-        age: Tensor | None,
+        age_s: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """x [V, R, L, D], there [V, R, L] bool, keys and values [V, H, T, d], allowed [V, R, T] bool, age [V, R, T, W].
+        """x [V, R, L, D], there [V, R, L] bool, looks [V, R, L, E], allowed [V, R, T] bool, age_s [V, R, T].
+
+        Args:
+            stored: of frames keys and values [V, H, T, d] and embeddings [V, T, E].
 
         Returns x, and the attention that each frame got [V, R, H, L, T].
         """
@@ -125,11 +138,18 @@ class Layer(nn.Module):
         logits = scale[0] * (own_query @ own_key.transpose(-1, -2))  # [V, R, H, L, L]
         logits = logits.masked_fill(~there[:, :, None, None], NEVER)
         tokens = logits.shape[-1]
-        if keys is None or allowed is None or values is None:
-            out = logits.softmax(-1) @ self._split(self.value(normed))
-            return self._after(x, self._join(out)), None
+        mixed = logits.softmax(-1)
+        if stored is None or allowed is None:
+            return self._after(x, self._join(mixed @ self._split(self.value(normed)))), None
+        keys, values, embeddings = stored
         asked = F.normalize(self._split(self.ask(normed)), dim=-1)
         found = scale[1] * (asked @ keys[:, None].transpose(-1, -2)) + self.bias[:, None, None]  # [V, R, H, L, T]
+        # A word looks for what it names, and for what the words that it attends to name: "the blue star" is one thing.
+        named = F.normalize((looks[:, :, None] + mixed @ looks[:, :, None]), dim=-1)  # [V, R, H, L, E]
+        found = found + self.log_looks_scale.exp()[:, None, None] * (
+            named @ embeddings[:, None, None].transpose(-1, -2)
+        )
+        age = waves(age_s) if age_s is not None else None
         if age is not None:
             found = found + self.age_bias(age).permute(0, 1, 3, 2)[:, :, :, None]
         found = found.masked_fill(~allowed[:, :, None, None], NEVER)
@@ -143,9 +163,20 @@ class Layer(nn.Module):
         matches = torch.stack([found.logsumexp(-1), found.amax(-1)], dim=-1) / INITIAL_SCALE  # [V, R, H, L, 2]
         matches = matches.permute(0, 1, 3, 2, 4).flatten(3) * seen  # [V, R, L, 2H]
         read = self._join(out) + self.match(matches)
-        if age is not None:
+        if age is not None and age_s is not None:
             read = read + self.age_value((paid @ age[:, :, None]).transpose(2, 3).flatten(3))
+            read = read + self.earlier(self._earlier(paid, age_s, mixed).transpose(2, 3))
         return self._after(x, read), paid
+
+    @staticmethod
+    def _earlier(paid: Tensor, age_s: Tensor, mixed: Tensor) -> Tensor:
+        """How much older what the words found is that a word attends to than what it found itself, [V, R, H, L].
+
+        Of each pair the logarithm of 1 + seconds, with the sign of the difference.
+        """
+        found_s = (paid @ age_s[:, :, None, :, None])[..., 0] / paid.sum(-1).clamp(min=1e-6)
+        older_s = found_s[..., None, :] - found_s[..., None]  # [V, R, H, L, L]
+        return (mixed * older_s.sign() * older_s.abs().log1p()).sum(-1)
 
     def _after(self, x: Tensor, read: Tensor) -> Tensor:
         x = x + self.out(read)
@@ -179,12 +210,15 @@ class Reader(nn.Module):
         """Keys and values of frames: embeddings and those of the frames before them, [V, T, E] each."""
         frames = self.frames(embeddings, before)
         stored = [layer.store(frames) for layer in self._layers()]
-        return Memory(tuple(keys for keys, _ in stored), tuple(values for _, values in stored))
+        return Memory(
+            F.normalize(embeddings, dim=-1), tuple(keys for keys, _ in stored), tuple(values for _, values in stored)
+        )
 
     def forward(
         self,
         words: Tensor,
         states: Tensor,
+        looks: Tensor,
         there: Tensor,
         memory: Memory | None,
         allowed: Tensor | None,
@@ -194,6 +228,7 @@ class Reader(nn.Module):
         Args:
             words: buckets of the questions' words [V, R, L], padded.
             states: what the language model made of them [V, R, L, S].
+            looks: what the encoder's text tower makes of each word alone [V, R, L, E], of length 1; or zeros.
             there: which of them are a question's [V, R, L] bool.
             memory: of V videos, or None.
             allowed: which frames each question may attend to [V, R, T] bool.
@@ -201,11 +236,11 @@ class Reader(nn.Module):
         """
         place = torch.arange(words.shape[-1], device=words.device)
         x = self.text(states) + self.words(words) + self.places(place)
-        age = waves(age_s) if self.config.timed and age_s is not None else None
+        age_s = age_s if self.config.timed else None
         attended = x.new_zeros(*x.shape[:2], memory.frames if memory else 0)
         for number, layer in enumerate(self._layers()):
-            keys, values = (memory.keys[number], memory.values[number]) if memory else (None, None)
-            x, paid = layer(x, there, keys, values, allowed, age)
+            stored = (memory.keys[number], memory.values[number], memory.embeddings) if memory else None
+            x, paid = layer(x, there, looks, stored, allowed, age_s)
             if paid is not None:
                 of_rows = (paid * there[:, :, None, :, None]).sum((2, 3)) / (there.sum(-1)[..., None] * paid.shape[2])
                 attended = attended + of_rows / self.config.layers
@@ -223,6 +258,6 @@ def flops(config: ReaderConfig, words: int, frames: int, stored: float) -> float
     """
     width = config.width
     per_word = 2 * width * width * 10 * config.layers + 2 * config.text_width * width
-    attention = 4 * words * (words + frames) * width * config.layers
+    attention = (4 * width + 2 * config.heads * config.embedding_width) * words * (words + frames) * config.layers
     of_frame = 2 * width * (2 * config.embedding_width + width + 2 * width * config.layers)
     return words * per_word + attention + 4 * width * config.answers + stored * of_frame

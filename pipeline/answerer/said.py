@@ -23,7 +23,7 @@ class Said:
 
 def said_videos(said: Mapping[str, Sequence[Said]], model: Any, tokenizer: Any) -> dict[str, VideoEmbeddings]:
     """Each video's words as the language model reads them, caption by caption: "embeddings" [W, S] at their times."""
-    texts = read_texts([one.caption for own in said.values() for one in own], model, tokenizer)
+    texts = read_texts([one.caption for own in said.values() for one in own], model, tokenizer, None)
     found = {}
     for video_id, own in said.items():
         in_order = sorted(own, key=lambda one: one.end_s)

@@ -57,7 +57,7 @@ class Seen:
 def watch(reader: Reader, batch: Batch, watching: Watching, sample: Sampled) -> Seen:
     videos, questions = batch.lengths.shape
     if watching.way == "blind":
-        read = reader(batch.words, batch.states, batch.there, None, None, None)
+        read = reader(batch.words, batch.states, batch.looks, batch.there, None, None, None)
         none = batch.time_s.new_zeros(videos, questions, 0)
         return Seen(read.features, none, none, none.bool())
     if watching.way == "memory":
@@ -71,7 +71,8 @@ def watch(reader: Reader, batch: Batch, watching: Watching, sample: Sampled) -> 
     rows = n if watching.alone else 1
     own = videos * questions * rows, n * frames // rows  # as many rows see so many frames each, which are their own
     memory = reader.remember(*(x.reshape(*own, -1) for x in (embeddings, before)))
-    asked = [x.flatten(0, 1).repeat_interleave(rows, dim=0)[:, None] for x in (batch.words, batch.states, batch.there)]
+    of_text = (batch.words, batch.states, batch.looks, batch.there)
+    asked = [x.flatten(0, 1).repeat_interleave(rows, dim=0)[:, None] for x in of_text]
     allowed = torch.ones(own[0], 1, own[1], dtype=torch.bool, device=index.device)
     age_s = (batch.until_s[..., None, None] - time_s).reshape(own[0], 1, own[1])
     read = reader(*asked, memory, allowed, age_s)
@@ -93,7 +94,7 @@ def _remembered(reader: Reader, batch: Batch, watching: Watching) -> Seen:
     memory = reader.remember(batch.embeddings[video, index], before)
     allowed = there[:, None] & (index[:, None] < batch.lengths[..., None])  # [V, Q, T']
     age_s = batch.until_s[..., None] - time_s[:, None]
-    read = reader(batch.words, batch.states, batch.there, memory, allowed, age_s)
+    read = reader(batch.words, batch.states, batch.looks, batch.there, memory, allowed, age_s)
     return Seen(read.features, read.attended, time_s[:, None].expand_as(allowed), allowed)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.answerer.answering import Answer, answer
-from pipeline.answerer.examples import Text, asked, make_examples, read_texts, words_of
+from pipeline.answerer.examples import Look, Text, asked, make_examples, read_texts, word_looks, words_of
 from pipeline.answerer.reader import Reader
 from pipeline.answerer.training import load_reader
 from pipeline.answerer.watching import Watching
@@ -70,6 +70,7 @@ class Answered:
 class VideoAnswerer:
     params: PredictionParams
     encoder: Encoder
+    text_tower: Look  # what words look like, by the same encoder's text tower
     decoder: Any  # the language model that reads questions
     tokenizer: Any
     reader: Reader
@@ -97,9 +98,10 @@ class VideoAnswerer:
         params = load_prediction_params(_own(folder, "params.yaml", Path()))
         reader, watching, answers = load_reader(folder)
         device = choose_device(params.device)
+        encoder_folder = _own(folder, "encoder", Path("models"))
         if encoder is None:
             dtype = choose_dtype(params.embed.precision, device)
-            encoder = load_encoder(_own(folder, "encoder", Path("models")), device=device, dtype=dtype)
+            encoder = load_encoder(encoder_folder, device=device, dtype=dtype)
         decoder_folder = _own(folder, "decoder", Path("models"))
         decoder, tokenizer = load_decoder(decoder_folder)
         found = 2 * decoder.get_input_embeddings().weight.shape[1]
@@ -108,7 +110,9 @@ class VideoAnswerer:
                 f"{folder} was trained with a language model of {reader.config.text_width // 2} numbers a word, "
                 f"{decoder_folder} has {found // 2}: train it again with make questions"
             )
-        return cls(params, encoder, decoder, tokenizer, reader, watching, answers)
+        return cls(
+            params, encoder, word_looks(encoder_folder, params.device), decoder, tokenizer, reader, watching, answers
+        )
 
     @property
     def sampling(self) -> Sampling:
@@ -151,7 +155,9 @@ class VideoAnswerer:
         asked_of = [
             Question(str(number), "video", " ".join(text.split()), end_s=at_s) for number, text in enumerate(questions)
         ]
-        texts = read_texts([text for one in asked_of for text in asked(one)], self.decoder, self.tokenizer)
+        texts = read_texts(
+            [text for one in asked_of for text in asked(one)], self.decoder, self.tokenizer, self.text_tower
+        )
         video = VideoEmbeddings(np.arange(len(seen.embeddings)) / fps, seen.embeddings)
         rows = answer(
             self.reader,

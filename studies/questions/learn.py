@@ -1,8 +1,8 @@
 """Train one of the study's models, once for each seed.
 
 Reads studies/questions/params.yaml, data/questions/, data/*/embeddings/ (of a model of captions
-studies/questions/captions/ instead) and models/decoder/ (what a question's words mean).
-Writes studies/questions/models/MODEL/seed-N/, with the curves and how long it took.
+studies/questions/captions/ instead), models/decoder/ (what a question's words mean) and models/encoder/ (what they look
+like). Writes studies/questions/models/MODEL/seed-N/, with the curves and how long it took.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
-from pipeline.answerer.examples import Example, asked, make_examples, read_texts
+from pipeline.answerer.examples import Example, asked, make_examples, read_texts, word_looks
 from pipeline.answerer.reader import Reader, ReaderConfig
 from pipeline.answerer.training import save_reader, train_reader
 from pipeline.dataset.questions.question import from_table
@@ -30,6 +30,7 @@ from studies.questions.settings import (
     CAPTIONS,
     DECODER,
     EMBEDDINGS,
+    ENCODER,
     FILE,
     MODELS,
     PICTURE_EMBEDDINGS,
@@ -52,7 +53,7 @@ def learn(study: Study, name: str, seed: int, out: Path) -> str:
     device = load_params().device
     answers = read_answer_list(ANSWER_LIST)
     settings = (study.learn, study.model(name), seed)
-    inputs = [QUESTIONS, ANSWER_LIST, EMBEDDINGS, PICTURE_EMBEDDINGS, DECODER]
+    inputs = [QUESTIONS, ANSWER_LIST, EMBEDDINGS, PICTURE_EMBEDDINGS, DECODER, ENCODER]
     inputs = [path for path in [*inputs, *([CAPTIONS] if study.model(name).way == "captions" else [])] if path.exists()]
     with unfinished(f"questions-{name}", Path(__file__), settings, inputs) as work:
         captions = study.model(name).way == "captions"
@@ -94,7 +95,8 @@ def read_examples(
     model, tokenizer = load_decoder(DECODER)
     ids = {one.video_id for one in questions}
     videos = read_captions(ids, model, tokenizer) if captions else read_videos(ids, copy)
-    texts = read_texts([text for one in questions for text in asked(one)], model, tokenizer)
+    look = None if captions else word_looks(ENCODER, "cpu")
+    texts = read_texts([text for one in questions for text in asked(one)], model, tokenizer, look)
     return {
         split: make_examples([one for one in questions if one.split == split], videos, texts, answers)
         for split in splits

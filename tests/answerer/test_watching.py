@@ -8,13 +8,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.answerer.answering import answer, evidence_shares
-from pipeline.answerer.examples import Text, collate, make_examples
-from pipeline.answerer.reader import Reader, ReaderConfig, flops
+from pipeline.answerer.examples import Text, collate, make_examples, word_looks
+from pipeline.answerer.reader import Layer, Reader, ReaderConfig, flops
 from pipeline.answerer.training import AnswerTraining, answer_loss, load_reader, save_reader
 from pipeline.answerer.watching import Watching, fused, sampler, watch
 from pipeline.dataset.questions.question import Question
 from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.training.loop import Optimization
+from tests.random_clip import READS, write_random_clip
 
 ANSWERS = ["red", "blue", "1", "2"]
 WAYS = [
@@ -61,7 +62,10 @@ def examples():
         for text in [question.question, *(f"{question.question} {option}" for option in question.options or ())]:
             words = text.split()
             states = torch.stack([torch.full((5,), float(len(word))) for word in words])
-            texts[text] = Text(torch.tensor([hash_of(word) for word in words]), states)
+            looks = torch.nn.functional.normalize(
+                torch.tensor(rng.normal(size=(len(words), 6)), dtype=torch.float32), dim=-1
+            )
+            texts[text] = Text(torch.tensor([hash_of(word) for word in words]), states, looks)
     return make_examples(questions, videos, texts, ANSWERS)
 
 
@@ -129,6 +133,42 @@ def test_a_memory_keeps_what_is_new_and_its_attention_is_told_by_frame(examples)
     assert (seen.attended[~seen.allowed] == 0).all()
 
 
+def test_before_anything_is_learned_a_question_looks_at_the_frame_that_its_words_name(examples):
+    watching = WAYS[-2]
+    [first, *_] = examples
+    named = np.eye(6)[3]
+    shown = np.tile(np.eye(6)[0], (40, 1)) + 0.1 * np.array(first.video.embeddings)
+    shown[7] = named
+    texts = tuple(replace(text, looks=torch.eye(6)[[3] * len(text.words)]) for text in first.targets[0].texts)
+    one = replace(
+        first,
+        video=VideoEmbeddings(first.video.timestamps, shown.astype(np.float16)),
+        targets=(replace(first.targets[0], texts=texts),),
+    )
+    _, seen = scores(reader_of(watching), watching, [one])
+    assert int(seen.attended[0, 0].argmax()) == 7
+    blind = replace(one, targets=(replace(one.targets[0], texts=(replace(texts[0], looks=0 * texts[0].looks),)),))
+    _, unseen = scores(reader_of(watching), watching, [blind])
+    assert unseen.attended[0, 0, 7] < 0.5 * seen.attended[0, 0, 7]
+
+
+def test_which_of_two_words_found_what_is_older_is_told_by_a_sign():
+    # Two words, each of which attends to the other; the first found the frame of 5 s ago, the second that of 1 s ago.
+    paid = torch.tensor([[0.0, 0.4], [0.2, 0.0]]).view(1, 1, 1, 2, 2)
+    other = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).view(1, 1, 1, 2, 2)
+    found = Layer._earlier(paid, torch.tensor([[[1.0, 5.0]]]), other)[0, 0, 0]
+    assert found.tolist() == pytest.approx([-np.log1p(4.0), np.log1p(4.0)])
+
+
+def test_an_encoder_that_cannot_read_leaves_questions_without_looks(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    write_random_clip(tmp_path / "reads", 8, text=READS)
+    write_random_clip(tmp_path / "cannot", 8, text=READS | {"hf_tokenizer_name": "x"})
+    looks = word_looks(tmp_path / "reads", "cpu")(["star", "red"])
+    assert looks.shape == (2, 8) and np.allclose(np.linalg.norm(looks, axis=1), 1, atol=1e-5)
+    assert not word_looks(tmp_path / "cannot", "cpu")(["star", "red"]).any()
+
+
 def test_the_losses_of_two_processes_add_up_to_that_of_one_and_one_without_videos_has_a_gradient(examples, tmp_path):
     def part(some):
         loss, right, count = module._loss(collate(some), 1, "ends")
@@ -179,7 +219,8 @@ def test_flops_are_those_that_torch_counts():
         there = torch.ones(1, 1, words, dtype=torch.bool)
         allowed = torch.ones(1, 1, frames, dtype=torch.bool)
         ids = torch.zeros(1, 1, words, dtype=torch.int64)
-        read = reader(ids, torch.zeros(1, 1, words, 5), there, memory, allowed, torch.zeros(1, 1, frames))
+        states, looks = torch.zeros(1, 1, words, 5), torch.zeros(1, 1, words, 6)
+        read = reader(ids, states, looks, there, memory, allowed, torch.zeros(1, 1, frames))
         reader.list_head(read.features)
     # All but the small maps of ages and matches.
     assert flops(reader.config, words, frames, frames) == pytest.approx(counted.get_total_flops(), rel=0.35)

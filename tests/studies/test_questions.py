@@ -81,7 +81,7 @@ def make_inputs(folder: Path) -> None:
     from pipeline.features.encoder import to_table as embeddings_table
     from pipeline.language.decoder import save_decoder
     from tests.colours import make_decoder, make_tokenizer
-    from tests.random_clip import write_random_clip
+    from tests.random_clip import READS, write_random_clip
 
     random = np.random.default_rng(0)
     splits = {f"v{number}": split for number, split in enumerate(["train"] * 60 + ["val"] * 6 + ["test"] * 9)}
@@ -107,7 +107,7 @@ def make_inputs(folder: Path) -> None:
         folder / "data/videos/embeddings", schema=schema_of(8), shards=1, fingerprints=fingerprints, compute=made
     )
     save_decoder(folder / "models/decoder", make_decoder(), make_tokenizer())
-    write_random_clip(folder / "models/encoder", 8)
+    write_random_clip(folder / "models/encoder", 8, text=READS)
     files = {}
     for split in ("train", "val", "test"):
         rows = [
