@@ -131,8 +131,8 @@ def reader_of(watching: Watching) -> Reader:
 def example(path: str, embeddings: Pixels, ends: Sequence[float]) -> Example:
     asked = [Question(f"{path}#{end}", path, f"what is {end}", ("0",), (1.0,), end_s=end) for end in ends]
     random = torch.Generator().manual_seed(0)
-    states = torch.randn(WORDS, STATES, generator=random)
-    texts = {one.question: Text(torch.arange(WORDS) + round(10 * (one.end_s or 0)), states) for one in asked}
+    states, looks = torch.randn(WORDS, STATES, generator=random), torch.randn(WORDS, WIDTH, generator=random)
+    texts = {one.question: Text(torch.arange(WORDS) + round(10 * (one.end_s or 0)), states, looks) for one in asked}
     video = VideoEmbeddings(np.arange(len(embeddings)) / SAMPLING.fps, embeddings)
     [made] = make_examples(asked, {path: video}, texts, [str(label) for label in range(ANSWERS)])
     return made
