@@ -5,7 +5,7 @@ memory, baseline, lora, finetune and seed of params.yaml. Writes models/finetune
 videos (pipeline/captioner/familiarity.py), and the curves in metrics/finetune/.
 """
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -52,9 +52,7 @@ def finetune(params: Params, out: Path, curves: Path, pretrained: Path = PRETRAI
     with unfinished("finetune", Path(__file__), settings, inputs) as work:
         videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments), work / "embeddings")
 
-        memory = None
-        if params.memory.enabled:
-            memory = MemoryConfig(**params.memory.model_dump(include={field.name for field in fields(MemoryConfig)}))
+        memory = MemoryConfig.of(params.memory)
         baseline = None if memory else BaselineConfig(**params.baseline.model_dump())
         config = replace(load_config(pretrained), memory=memory, baseline=baseline)
         dtype = choose_dtype(params.finetune.precision, choose_device(params.device))
@@ -66,11 +64,8 @@ def finetune(params: Params, out: Path, curves: Path, pretrained: Path = PRETRAI
             captioner,
             tokenizer,
             examples,
-            params.finetune,
-            params.lora,
-            seed=params.seed,
-            device=params.device,
-            name="finetune",
+            params,
+            "finetune",
             work=work,
             folder=out,
             curves=curves,

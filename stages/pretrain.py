@@ -39,9 +39,8 @@ def pretrain(params: Params, out: Path, curves: Path) -> str:
     segments = from_table(pq.read_table(SEGMENTS))
     refuse_too_long(DECODER, *params.longest_row())
     inputs = [SEGMENTS, EMBEDDINGS, DECODER]
-    with unfinished(
-        "pretrain", Path(__file__), (params.mapper, params.lora, params.pretrain, params.seed), inputs
-    ) as work:
+    settings = (params.mapper, params.lora, params.pretrain, params.seed)
+    with unfinished("pretrain", Path(__file__), settings, inputs) as work:
         videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments), work / "embeddings")
         dtype = choose_dtype(params.pretrain.precision, choose_device(params.device))
         decoder, tokenizer = load_decoder(DECODER, dtype=dtype)
@@ -63,11 +62,8 @@ def pretrain(params: Params, out: Path, curves: Path) -> str:
             captioner,
             tokenizer,
             examples,
-            params.pretrain,
-            params.lora,
-            seed=params.seed,
-            device=params.device,
-            name="pretrain",
+            params,
+            "pretrain",
             work=work,
             folder=out,
             curves=curves,

@@ -7,7 +7,7 @@ Keys and values of frames are stored [B, H, T, N, d]. Queries and keys come L2-n
 a cosine; a learned scale per head turns it into a logit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Literal
 
@@ -18,6 +18,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from pipeline.captioner.retrieval import Window, nearest, within
+from pipeline.params import MemoryParams
 
 # Ages are bucketed by half-octaves: 1, 2, 3, 4-5, 6-7, 8-10, ... frames; the last bucket takes everything older.
 AGE_BUCKETS = 24
@@ -54,6 +55,13 @@ class MemoryConfig:
     usual_keys: PositiveInt | None  # number of keys from before the segment above which their logits are lowered
     match_features: bool  # whether values include how good the matches from before the segment are
     excess_unit: PositiveFloat  # of ln(n / usual_keys) as these features tell it
+
+    @classmethod
+    def of(cls, params: MemoryParams) -> "MemoryConfig | None":
+        """None where the section switches the memory off."""
+        if not params.enabled:
+            return None
+        return cls(**params.model_dump(include={field.name for field in fields(cls)}))
 
     def capacity(self, tokens: int) -> int:
         """How many frames are remembered, at `tokens` entries each."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.captioner.distant import Distant, DistantTraining
 from pipeline.captioner.loss import GATES, CaptionTraining
@@ -10,7 +10,7 @@ from pipeline.captioner.model import Captioner, save_captioner
 from pipeline.captioner.sequences import Example, collate, plan_batches
 from pipeline.files.aside import write_text
 from pipeline.language.decoder import tokenize, with_adapters
-from pipeline.params import CaptionerTrainingParams, FinetuneParams, LoraParams
+from pipeline.params import FinetuneParams, LoraParams, Params
 from pipeline.training import loop
 from pipeline.training.batches import ExampleData
 from pipeline.training.loop import Optimization, Outcome
@@ -20,37 +20,35 @@ def train_and_save(
     captioner: Captioner,
     tokenizer: Any,
     examples: Sequence[Example],
-    params: CaptionerTrainingParams,
-    lora: LoraParams,
+    params: Params,
+    stage: Literal["pretrain", "finetune"],
     *,
-    seed: int,
-    device: str,
-    name: str,
     work: Path,
     folder: Path,
     curves: Path,
     distant: DistantTraining | None = None,
 ) -> str:
-    """Train a captioner by a section of params.yaml and write it to `folder`; returns the stage's closing line.
+    """Train a captioner by the stage's section of params and write it to `folder`; returns the stage's closing line.
 
     With devices > 1 several processes call this (Lightning starts the stage again for each, or torchrun did); all but
     the first exit here.
     """
-    set_trainable(captioner, params.decoder, lora)
+    own = params.pretrain if stage == "pretrain" else params.finetune
+    set_trainable(captioner, own.decoder, params.lora)
     outcome = train_captioner(
         captioner,
         examples,
-        tokenize_captions(tokenizer, examples, params.max_caption_tokens),
-        Optimization.of(params, seed=seed, device=device),
-        captions_drawn=params.captions_drawn,
-        age_rate_factor=params.age_rate_factor if isinstance(params, FinetuneParams) else 1.0,
-        name=name,
+        tokenize_captions(tokenizer, examples, own.max_caption_tokens),
+        Optimization.of(own, seed=params.seed, device=params.device),
+        captions_drawn=own.captions_drawn,
+        age_rate_factor=own.age_rate_factor if isinstance(own, FinetuneParams) else 1.0,
+        name=stage,
         work=work,
         distant=distant,
     )
     loop.exit_if_helper()
     finish(captioner, tokenizer, work=work, folder=folder, curves=curves)
-    return closing_line(name, outcome, examples)
+    return closing_line(stage, outcome, examples)
 
 
 def train_captioner(

@@ -41,16 +41,14 @@ def main(decoder_folder: Path, folder: Path, devices: int) -> None:
     rate = {"optimizer": "adamw", "learning_rate": 1e-2, "warmup_steps": 2}
     changes = {"epochs": EPOCHS, "batch_size": BATCH, "captions_drawn": None, "decoder": "full", "devices": devices}
     params = load_params()
+    finetune = params.finetune.model_copy(update={**changes, **rate})
     print(
         train_and_save(
             captioner,
             AutoTokenizer.from_pretrained(decoder_folder),
             make_examples(segments, embeddings, scope="segment"),
-            params.finetune.model_copy(update={**changes, **rate}),
-            params.lora,
-            seed=0,
-            device="cpu",
-            name="test",
+            params.model_copy(update={"finetune": finetune, "seed": 0, "device": "cpu"}),
+            "finetune",
             work=folder / "work",
             folder=folder / "captioner",
             curves=folder / "curves",
