@@ -25,7 +25,7 @@ from pipeline.process.terminal import printable
 
 ENCODER = Path("models/encoder")
 DATA = Path("data")
-MOST = 1000  # moments
+MAX_MOMENTS = 1000  # moments
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def _options() -> argparse.Namespace:
     asked = options.add_mutually_exclusive_group()
     asked.add_argument("text", nargs="?", help="what is to be seen")
     asked.add_argument("--picture", type=Path, metavar="FILE", help="a picture file, instead of a text")
-    options.add_argument("--count", type=_count, default=10, help=f"moments, up to {MOST} (10)")
+    options.add_argument("--count", type=_count, default=10, help=f"moments, up to {MAX_MOMENTS} (10)")
     options.add_argument(
         "--apart", type=_seconds, default=5.0, metavar="SECONDS", help="between moments of a video (5)"
     )
@@ -55,8 +55,8 @@ def _options() -> argparse.Namespace:
 
 
 def _count(text: str) -> int:
-    if not (text.isdecimal() and 1 <= int(text) <= MOST):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number from 1 to {MOST}")
+    if not (text.isdecimal() and 1 <= int(text) <= MAX_MOMENTS):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number from 1 to {MAX_MOMENTS}")
     return int(text)
 
 

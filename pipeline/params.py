@@ -23,9 +23,9 @@ _REPR.maxlevel, _REPR.maxstring, _REPR.maxother = 2, 100, 100
 
 BUILTIN_POSITIONS = 128  # of the built-in decoder: prefix plus caption
 ENCODER_HEAD_WIDTH = 32  # of the built-in encoder
-MOST = 2**31 - 1  # largest count: programs outside Python use 32 bits
-Positive = Annotated[int, Field(gt=0, le=MOST)]
-Count = Annotated[int, Field(ge=0, le=MOST)]
+MAX_COUNT = 2**31 - 1  # largest count: programs outside Python use 32 bits
+Positive = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e9)]
 Seconds = Annotated[float, Field(gt=0, le=1e6)]  # longest wait: sockets and sleep() overflow above
 PerSecond = Annotated[float, Field(ge=0.001, le=1000)]  # frames
@@ -156,7 +156,7 @@ class BuiltinParams(Section):
     encoder_batch: Positive
     encoder_lr: PositiveFloat
     encoder_swaps: Positive
-    vocabulary: Annotated[int, Field(ge=300, le=MOST)]  # includes the 256 bytes
+    vocabulary: Annotated[int, Field(ge=300, le=MAX_COUNT)]  # includes the 256 bytes
     decoder_width: Positive
     decoder_layers: Positive
     decoder_heads: Positive
@@ -249,7 +249,7 @@ class CaptionerTrainingParams(TrainingParams):
 
     decoder: DecoderMode
     captions_drawn: Positive | None
-    max_caption_tokens: Annotated[int, Field(ge=2, le=MOST)]
+    max_caption_tokens: Annotated[int, Field(ge=2, le=MAX_COUNT)]
 
 
 class PretrainParams(CaptionerTrainingParams):

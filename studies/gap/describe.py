@@ -28,7 +28,7 @@ from studies.gap import coca_model
 from studies.gap.coca_model import Caption, Coca
 from studies.gap.settings import COCA, DESCRIBED, FRAMES, SEGMENTS, DescribeParams, load_study
 
-LEAST_S = 1.0  # cuts are at least so far apart
+MIN_S = 1.0  # cuts are at least so far apart
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def choose(timestamps: Sequence[float], options: DescribeParams, fps: float, jpe
             if time - timestamps[indices[-1]] >= options.every_s - 1e-6:
                 indices.append(i)
     elif options.frames == "cuts":
-        stretches = cuts.find_segments((jpeg.as_py() for jpeg in jpegs), fps=fps, least_s=LEAST_S)
+        stretches = cuts.find_segments((jpeg.as_py() for jpeg in jpegs), fps=fps, least_s=MIN_S)
         indices = [min(int((start + end) / 2 * fps), total - 1) for start, end in stretches]
     else:
         indices = list(range(total))

@@ -13,7 +13,7 @@ Array = NDArray[np.float64]
 PANEL, MARGIN, HEAD = 360, 24, 40  # pixels
 FINE = 2  # drawn so many times as large, and scaled down
 IMAGE, TEXT, LINE, INK, GREY = "#2b6cb0", "#c05621", "#00000022", "#222222", "#888888"
-MOST_PAIRS = 200
+MAX_PAIRS = 200
 BINS = np.linspace(-1, 1, 81)
 
 
@@ -25,7 +25,7 @@ def draw_pairs(path: Path, sets: Mapping[str, tuple[Array, Array]]) -> None:
     """
     canvas, pen = _canvas(len(sets), 2)
     for column, (name, (images, texts)) in enumerate(sets.items()):
-        chosen = np.linspace(0, len(images) - 1, min(len(images), MOST_PAIRS)).astype(int)
+        chosen = np.linspace(0, len(images) - 1, min(len(images), MAX_PAIRS)).astype(int)
         for row, centred in enumerate((False, True)):
             x, y = (one - one.mean(0) if centred else one for one in (images, texts))
             axes = first_vectors(np.concatenate([x, y]))

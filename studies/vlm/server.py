@@ -19,7 +19,7 @@ import openai
 from pipeline.process.terminal import printable
 from studies.vlm.model import Busy, Failed, Refused, Reply, TooLong, Unreachable
 
-MOST_TOKENS = 2**31 - 1  # above that, a count is nonsense
+MAX_TOKENS = 2**31 - 1  # above that, a count is nonsense
 LONGEST_REASON = 300  # characters of what a server says
 # How servers say that a prompt is too long: OpenAI and vLLM, llama.cpp, TGI, Anthropic's and others' gateways.
 TOO_LONG = (
@@ -189,7 +189,7 @@ def _short(text: str) -> str:
 
 def _tokens(usage: Any, name: str) -> int | None:
     count = usage.get(name) if isinstance(usage, dict) else None
-    return count if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MOST_TOKENS else None
+    return count if isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MAX_TOKENS else None
 
 
 def _no_number(name: str) -> Any:

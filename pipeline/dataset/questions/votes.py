@@ -15,7 +15,7 @@ DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(NUMBER
 ARTICLES = {"a", "an", "the"}
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 # The original gives re.UNICODE, which is 32, where re.sub takes how often to replace.
-_PERIOD, _MOST_PERIODS = re.compile(r"(?!<=\d)(\.)(?!\d)"), 32
+_PERIOD, _MAX_PERIODS = re.compile(r"(?!<=\d)(\.)(?!\d)"), 32
 _THOUSANDS = re.compile(r"(\d)(,)(\d)")
 # What people write with an apostrophe less. "its", "were", "well", "ill" and "shell" are words themselves.
 _WITH_APOSTROPHES = [
@@ -132,7 +132,7 @@ def _without_punctuation(text: str) -> str:
     for mark in PUNCTUATION:
         apart = mark + " " in text or " " + mark in text
         found = found.replace(mark, "" if apart or thousands else " ")
-    return _PERIOD.sub("", found, _MOST_PERIODS)
+    return _PERIOD.sub("", found, _MAX_PERIODS)
 
 
 def _words(text: str) -> str:

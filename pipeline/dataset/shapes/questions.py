@@ -26,7 +26,7 @@ from pipeline.dataset.questions.question import COUNT, Question
 from pipeline.dataset.shapes.grammar import COLOURS, PLACES, Facts, Thing, read_facts, round_shape
 
 KINDS = ("now", "earlier", "order", "before", "count", "where")
-MOST_COUNTED = 5  # larger numbers are too rare to be balanced
+MAX_COUNTED = 5  # larger numbers are too rare to be balanced
 AROUND_S = 0.4  # before and after a change: two frames at 5 a second show what it was and what it became
 
 # By form of question: its kind, the type of its answer, and its paraphrases.
@@ -81,7 +81,7 @@ _ANSWERS = {
     "colour": COLOURS,
     "what": tuple(HAPPENED.values()),
     **dict.fromkeys(("flashed", "visited", "before"), ("yes", "no")),
-    **dict.fromkeys(("shapes", "rested"), tuple(str(number) for number in range(1, MOST_COUNTED + 1))),
+    **dict.fromkeys(("shapes", "rested"), tuple(str(number) for number in range(1, MAX_COUNTED + 1))),
     **dict.fromkeys(("rested where", "went"), PLACES),
 }
 
@@ -217,7 +217,7 @@ def _counts(seen: list[Mapping[str, Any]], end_s: float) -> Iterator[_Candidate]
             for thing in seen
         ]
         intervals = tuple(sorted((from_s, min(to_s, end_s)) for from_s, to_s in filter(None, first) if from_s < end_s))
-        if 1 <= len(intervals) <= MOST_COUNTED:
+        if 1 <= len(intervals) <= MAX_COUNTED:
             yield _Candidate(form, str(len(intervals)), end_s, intervals)
 
 

@@ -32,11 +32,11 @@ SYMMETRY_DEG = {"square": 90.0, "triangle": 120.0, "star": 72.0, "heart": 360.0}
 SETTLED_S = 0.6  # how long before its segment's end an event is over: three samples at 5 fps show its result
 FADE_S = 0.3  # things appear and leave in the gaps, so every segment starts with an empty stage
 SEGMENT_S = {3: (5.0, 8.0), 4: (4.5, 7.0), 5: (4.5, 6.8)}  # by number of segments
-ORDER_LEAST_S = 5.5
+ORDER_MIN_S = 5.5
 GAP_S = (0.65, 1.3)
 VIDEO_S = (20.0, 40.0)
 EVIDENCE_S = 2.5  # of a long video: length of the segment in which a thing is seen for a second
-MOST_TIMES = 3  # that something was seen before it comes back in a long video of kind `times`
+MAX_TIMES = 3  # that something was seen before it comes back in a long video of kind `times`
 
 # (width, height) over the usual side, and frame rate, of the unusual videos. The short side keeps 3/4.
 ODD_SIZES = ((1.25, 1.0), (1.0, 1.375), (1.02, 0.77), (0.8, 1.0), (1.5, 1.0))
@@ -208,7 +208,7 @@ def several_moments_scene(
     first_s = round(last_s - rng.uniform(least_s, most_s), 2)
     latest_s = round(first_s - age_s, 2)
     # The moments are as far apart whatever their number, so that the first one's age does not tell it.
-    apart_s = round(rng.uniform(0.6, 1.0) * (latest_s - EVIDENCE_S) / (MOST_TIMES - 1), 2)
+    apart_s = round(rng.uniform(0.6, 1.0) * (latest_s - EVIDENCE_S) / (MAX_TIMES - 1), 2)
     if apart_s < 2 * EVIDENCE_S:
         raise ValueError(
             f"a video of {minutes:g} minutes is too short for several moments, the latest {age_s:g} s before its last"
@@ -218,7 +218,7 @@ def several_moments_scene(
     (colour, other_colour), (shape, other_shape) = rng.sample(COLOURS, 2), rng.sample(SHAPES, 2)
     things = (Thing(colour, shape), Thing(other_colour, other_shape))
     if kind == "times":
-        shown = [things[0]] * rng.randint(1, MOST_TIMES)
+        shown = [things[0]] * rng.randint(1, MAX_TIMES)
         names = ["shown"] * len(shown)
     else:
         shown, names = list(things), ["shown 1", "shown 2"]
@@ -275,7 +275,7 @@ def _pass_time(
         kind = rng.choices(list(KIND_WEIGHTS), list(KIND_WEIGHTS.values()))[0]
         least_s, most_s = SEGMENT_S[4]
         start_s = round(now_s + rng.uniform(*GAP_S), 2)
-        now_s = round(start_s + rng.uniform(max(least_s, ORDER_LEAST_S if kind == "order" else 0.0), most_s), 2)
+        now_s = round(start_s + rng.uniform(max(least_s, ORDER_MIN_S if kind == "order" else 0.0), most_s), 2)
         if now_s + GAP_S[0] > end_s:
             return
         if number % 4 == 0:  # a cast of all things would soon be too large
@@ -515,7 +515,7 @@ def _draw_intervals(rng: random.Random, kinds: list[str]) -> tuple[list[tuple[fl
         intervals, now_s = [], 0.0
         for kind in kinds:
             start_s = round(now_s + rng.uniform(*GAP_S), 2)
-            now_s = round(start_s + rng.uniform(max(least_s, ORDER_LEAST_S if kind == "order" else 0.0), most_s), 2)
+            now_s = round(start_s + rng.uniform(max(least_s, ORDER_MIN_S if kind == "order" else 0.0), most_s), 2)
             intervals.append((start_s, now_s))
         duration_s = round(now_s + rng.uniform(*GAP_S), 2)
         if VIDEO_S[0] <= duration_s <= VIDEO_S[1]:
