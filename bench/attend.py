@@ -102,11 +102,11 @@ def main() -> None:
     model.train()
     add("training step", cpu_s(lambda: step(batch, captions), options.rounds), cpu_s(one_caption_at_a_time, 1))
     model.eval()
-    how = {"end": END, "beams": 4, "max_tokens": WORDS, "length_penalty": 1.0}
+    settings = {"end": END, "beams": 4, "max_tokens": WORDS, "length_penalty": 1.0}
 
     def beams(some: Batch) -> None:
         with torch.inference_mode():
-            search(Decoding(model, some), **how)  # type: ignore[arg-type]
+            search(Decoding(model, some), **settings)  # type: ignore[arg-type]
 
     def one_segment_at_a_time() -> None:
         for i in range(count):

@@ -56,12 +56,12 @@ def main() -> None:
     model.to(device)
     half = copy.deepcopy(model).to(torch.bfloat16)
     prefixes = torch.randn(options.segments, options.prefix, options.width, device=device)  # [S, P, D]
-    how = {"beams": options.beams, "max_tokens": options.tokens}
+    settings = {"beams": options.beams, "max_tokens": options.tokens}
     peers: dict[str, Callable[[int], Captions]] = {
-        "published": lambda turn: [published(model, prefixes[turn % len(prefixes)], end=NO_END, **how)],
-        "generate": lambda _: generate(model, prefixes, **how),
-        "ours": lambda _: beam_search(model, prefixes, end=NO_END, length_penalty=1.0, **how),
-        "ours_bf16": lambda _: beam_search(half, prefixes.bfloat16(), end=NO_END, length_penalty=1.0, **how),
+        "published": lambda turn: [published(model, prefixes[turn % len(prefixes)], end=NO_END, **settings)],
+        "generate": lambda _: generate(model, prefixes, **settings),
+        "ours": lambda _: beam_search(model, prefixes, end=NO_END, length_penalty=1.0, **settings),
+        "ours_bf16": lambda _: beam_search(half, prefixes.bfloat16(), end=NO_END, length_penalty=1.0, **settings),
     }
     per_s = dict.fromkeys(peers, 0.0)
     found: dict[str, Captions] = {"published": []}

@@ -156,8 +156,8 @@ def forward(encoder: Encoder, inputs: torch.Tensor, batch: int, *, autocast: boo
     """Embeddings [n, E] of pixels [n, 3, S, S] that are there already."""
 
     def one(part: torch.Tensor) -> torch.Tensor:
-        how = torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext()
-        with torch.inference_mode(), how:
+        precision = torch.autocast("cpu", torch.bfloat16) if autocast else contextlib.nullcontext()
+        with torch.inference_mode(), precision:
             return encoder.visual(part.contiguous(memory_format=torch.channels_last))
 
     before = torch.get_num_threads()

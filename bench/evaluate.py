@@ -98,12 +98,12 @@ def make_captions(segments: int, references: int, seed: int, annotations: Path |
     def variation(sentence: str) -> str:
         return " ".join(word if rng.random() < 0.6 else rng.choice(words) for word in sentence.split())
 
-    candidates, meant = {}, {}
+    candidates, reference = {}, {}
     for i in range(segments):
         sentence = rng.choice(sentences)
-        meant[f"s{i}"] = [variation(sentence) for _ in range(references)]
+        reference[f"s{i}"] = [variation(sentence) for _ in range(references)]
         candidates[f"s{i}"] = variation(sentence)
-    return candidates, meant
+    return candidates, reference
 
 
 def in_turn(captions: Captions) -> list[float]:

@@ -55,9 +55,9 @@ def main() -> None:
         show(figures["noop"])
     if options.what != "noop":
         figures["change"] = []
-        for links, how in (("hardlink", "repro"), ("hardlink", "commit"), ("copy", "repro"), ("copy", "commit")):
+        for links, command in (("hardlink", "repro"), ("hardlink", "commit"), ("copy", "repro"), ("copy", "commit")):
             with TemporaryDirectory(dir=options.folder) as folder:
-                figures["change"].append(measure_change(Path(folder), links, how, options.shard_mib))
+                figures["change"].append(measure_change(Path(folder), links, command, options.shard_mib))
         show(figures["change"])
         figures["md5_mib_per_s"] = md5_rate()
         print(f"one core's MD5: {figures['md5_mib_per_s']:,} MiB/s")
@@ -153,7 +153,7 @@ def dvc(folder: Path, *arguments: str) -> Done:
     return Done(folder, sys.executable, "-m", "dvc", *arguments)
 
 
-def measure_change(folder: Path, links: str, how: str, shard_mib: list[int]) -> dict[str, Any]:
+def measure_change(folder: Path, links: str, command: str, shard_mib: list[int]) -> dict[str, Any]:
     """A stage with a persisted out, run again to replace one file of it."""
     subprocess.run(["git", "init", "-q", str(folder)], check=True)
     (folder / ".dvc").mkdir()
@@ -168,13 +168,13 @@ def measure_change(folder: Path, links: str, how: str, shard_mib: list[int]) -> 
     dvc(folder, "commit", "-f", "-q")
     (folder / "new").write_bytes(os.urandom(2**20) * shard_mib[0])
     (folder / "version").write_text("other")
-    if how == "commit":
+    if command == "commit":
         (folder / "new").replace(folder / "out/0")
-    done = dvc(folder, "repro", "-q") if how == "repro" else dvc(folder, "commit", "-f", "-q")
+    done = dvc(folder, "repro", "-q") if command == "repro" else dvc(folder, "commit", "-f", "-q")
     blocks = {(status.st_dev, status.st_ino): status.st_blocks for status in map(Path.lstat, folder.rglob("*"))}
     return {
         "cache.type": links,
-        "dvc": how,
+        "dvc": command,
         "out_mib": sum(shard_mib),
         "changed_mib": shard_mib[0],
         "written_mib": done.written_mib,

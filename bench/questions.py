@@ -149,8 +149,8 @@ def answers(paths: Sequence[Path], encoder: Encoder, options: argparse.Namespace
     found: dict[str, list[Any]] = {}
 
     def answered(made: Example, watching: Watching) -> list[Any]:
-        how: dict[str, Any] = {"counts": [options.glimpses], "grid": "ends", "batch_size": 1, "encoder_gflop": 0.0}
-        return [row.first for row in answer(readers[watching.way], watching, [made], names, **how)]
+        settings: dict[str, Any] = {"counts": [options.glimpses], "grid": "ends", "batch_size": 1, "encoder_gflop": 0.0}
+        return [row.first for row in answer(readers[watching.way], watching, [made], names, **settings)]
 
     def embedded(jpegs: Sequence[bytes]) -> Pixels:
         return encoder.embed(jpegs, batch_size=64)

@@ -172,11 +172,11 @@ def measure_books(videos: int) -> dict[str, float]:
         _, fingerprints = read_books(path)
         read = cpu_s() - started
         compute = from_tables(dict.fromkeys(fingerprints))
-        how: dict[str, Any] = {"schema": frames.SCHEMA, "shards": 8, "fingerprints": fingerprints}
-        shards.update(Path(folder) / "frames", compute=compute, **how)
+        settings: dict[str, Any] = {"schema": frames.SCHEMA, "shards": 8, "fingerprints": fingerprints}
+        shards.update(Path(folder) / "frames", compute=compute, **settings)
         shards._footer_of.cache_clear()
         started = cpu_s()
-        _, stale = shards.plan(Path(folder) / "frames", **how)
+        _, stale = shards.plan(Path(folder) / "frames", **settings)
         planned = cpu_s() - started
         assert not stale
     content = bytes(1 << 28)

@@ -41,7 +41,7 @@ def main() -> None:
         return
     for warning in dict.fromkeys(warning for one in found for warning in one.warnings):
         say(f"warning: {warning}")
-    print("\n\n".join(map(told, found)))
+    print("\n\n".join(map(as_text, found)))
 
 
 def _options() -> argparse.Namespace:
@@ -73,7 +73,7 @@ def ask(options: argparse.Namespace) -> "list[Answered]":
     return answerer.ask(seen, options.questions, at_s=options.at, glimpses=glimpses)
 
 
-def told(one: "Answered") -> str:
+def as_text(one: "Answered") -> str:
     width = max(len(printable(answer)) for answer, _ in one.first)
     lines = [printable(one.question, 400)]
     lines += [f"{100 * probability:>6.1f} %  {printable(answer):<{width}}" for answer, probability in one.first]

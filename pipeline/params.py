@@ -370,11 +370,11 @@ def _longest_row(
         frames, each, why = seen.prefixes, seen.length(mapper.prefix_tokens) // seen.prefixes, "baseline.count"
     longest = max(pretrain.max_caption_tokens, finetune.max_caption_tokens, caption.max_tokens)
     tokens = each * frames + longest
-    said = (
+    explanation = (
         f"mapper.prefix_tokens {each} for each of {frames} frames ({why})"
         f" and a caption of {longest} tokens (the most of max_caption_tokens and max_tokens) are {tokens} tokens"
     )
-    return tokens, said
+    return tokens, explanation
 
 
 class PredictionParams(Section):
@@ -433,9 +433,9 @@ def _misfits(sections: dict[str, Any]) -> list[str]:
     ]
     backbones = sections.get("backbones")
     if backbones and all(readers) and backbones.decoder.source == "builtin":
-        tokens, said = _longest_row(*readers)
+        tokens, explanation = _longest_row(*readers)
         if tokens > BUILTIN_POSITIONS:
-            problems.append(f"{said}, and the built-in decoder reads {BUILTIN_POSITIONS}: lower some of these")
+            problems.append(f"{explanation}, and the built-in decoder reads {BUILTIN_POSITIONS}: lower some of these")
     return problems
 
 

@@ -101,8 +101,8 @@ def read_lines(entries: Mapping[str, Entry]) -> list[Line]:
     for name, entry in entries.items():
         runs, absent = read_runs(entry)
         if absent:
-            how = f": make {entry.make}" if entry.make else ""
-            print(f"table: {printable(name)} is left out, no {absent}{how}", file=sys.stderr, flush=True)
+            hint = f": make {entry.make}" if entry.make else ""
+            print(f"table: {printable(name)} is left out, no {absent}{hint}", file=sys.stderr, flush=True)
             continue
         lines.append(line(name, runs, costs_of(name, entry, runs)))
     if not lines:

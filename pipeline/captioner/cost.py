@@ -29,15 +29,15 @@ class Cost:
     remembered_bytes: float  # when the segment ends
 
 
-def measure(captioner: Captioner, tokenizer: Any, examples: Sequence[Example], **how: Any) -> Cost:
+def measure(captioner: Captioner, tokenizer: Any, examples: Sequence[Example], **options: Any) -> Cost:
     """Of captioning these examples.
 
     Args:
-        how: as for `caption_examples`. A batch computes for its padding, too; what that costs belongs to captioning.
+        options: as for `caption_examples`. What a batch computes for its padding is a part of what captioning costs.
     """
 
     def caption() -> int:
-        return sum(len(made) for made in caption_examples(captioner, tokenizer, examples, **how))
+        return sum(len(made) for made in caption_examples(captioner, tokenizer, examples, **options))
 
     caption()  # what only the first call does is no part of a caption's cost
     started = time.process_time()

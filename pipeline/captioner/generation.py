@@ -29,27 +29,27 @@ class Generated:
 
 
 def caption_examples(
-    captioner: Captioner, tokenizer: Any, examples: Sequence[Example], *, batch_size: int, **how: Any
+    captioner: Captioner, tokenizer: Any, examples: Sequence[Example], *, batch_size: int, **options: Any
 ) -> Iterator[dict[str, Generated]]:
     """Captions of the examples' segments by segment_id, batch by batch; arguments as for `caption_batch`."""
     device = next(captioner.parameters()).device
     for batch in plan_batches(examples, batch_size, seed=None):
         together = collate([examples[i] for i in batch]).to(device)
-        yield caption_batch(captioner, tokenizer, together, **how)
+        yield caption_batch(captioner, tokenizer, together, **options)
 
 
 @torch.inference_mode()
-def caption_batch(captioner: Captioner, tokenizer: Any, batch: Batch, **how: Any) -> dict[str, Generated]:
+def caption_batch(captioner: Captioner, tokenizer: Any, batch: Batch, **options: Any) -> dict[str, Generated]:
     """Captions of a batch's segments by segment_id.
 
     Args:
-        how: as for `caption_prefixes`.
+        options: as for `caption_prefixes`.
     """
     prefixes, retrieved = recall(captioner, batch)
-    said = caption_prefixes(captioner, tokenizer, prefixes, **how)
+    captions = caption_prefixes(captioner, tokenizer, prefixes, **options)
     return {
         segment.segment_id: replace(one, retrieved=seen)
-        for segment, one, seen in zip(batch.segments, said, retrieved, strict=True)
+        for segment, one, seen in zip(batch.segments, captions, retrieved, strict=True)
     }
 
 

@@ -90,20 +90,20 @@ class Captioner(nn.Module):
         Returns:
             [C, L] float32.
         """
-        how: dict[str, Any] = {"use_cache": False}
+        cached: dict[str, Any] = {"use_cache": False}
         prefixes = prefixes.to(self.decoder.get_input_embeddings().weight.dtype)
         if counts is not None:
             if prefixes.shape[1] > 1 and _keeps_keys_and_values(self.decoder.config):
                 # A prefix without its last token goes through the decoder once for all of its captions.
                 cache = self.decoder(inputs_embeds=prefixes[:, :-1], use_cache=True, logits_to_keep=1).past_key_values
                 cache.batch_repeat_interleave(counts)
-                prefixes, how = prefixes[:, -1:], {"use_cache": True, "past_key_values": cache}
+                prefixes, cached = prefixes[:, -1:], {"use_cache": True, "past_key_values": cache}
             prefixes = prefixes.repeat_interleave(counts, dim=0)
         # A causal decoder never looks right, so padding on the right needs no attention mask.
         words = self.decoder.get_input_embeddings()(tokens[:, :-1])  # [C, L-1, D]
         inputs = torch.cat([prefixes, words], dim=1)
         # Logits at caption positions only: with the vocabulary, they are the largest tensor of the step.
-        logits = self.decoder(inputs_embeds=inputs, logits_to_keep=tokens.shape[1], **how).logits
+        logits = self.decoder(inputs_embeds=inputs, logits_to_keep=tokens.shape[1], **cached).logits
         log_probs = -F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
         return log_probs.masked_fill(torch.arange(tokens.shape[1], device=tokens.device) >= lengths[:, None], 0.0)
 
@@ -199,5 +199,5 @@ def load_config(folder: Path) -> CaptionerConfig:
         return TypeAdapter(CaptionerConfig).validate_python(values)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        told = printable("; ".join(problems))
-        raise ValueError(f"{path} is not a captioner's config that this revision can read: {told}") from None
+        problem = printable("; ".join(problems))
+        raise ValueError(f"{path} is not a captioner's config that this revision can read: {problem}") from None

@@ -66,8 +66,8 @@ def answer_table(result: Result) -> str:
         lines.append(f"{'macro average':<{width}}{'':>10}{result.macro:>10.4f}")
     if counting := result.counting:
         error = counting.mean_squared_error
-        said = "-" if error is None else f"{error:.4f} over {counting.answered} of {counting.questions}"
-        lines += ["", f"count: mean squared error {said}, accuracy {counting.accuracy:.4f}"]
+        squared = "-" if error is None else f"{error:.4f} over {counting.answered} of {counting.questions}"
+        lines += ["", f"count: mean squared error {squared}, accuracy {counting.accuracy:.4f}"]
         lines += [f"count, {name}: mean squared error {value:.4f}" for name, value in counting.beside.items()]
     if result.most_frequent is not None:
         lines += ["", f"most frequent answer: {result.most_frequent}"]

@@ -98,8 +98,8 @@ def score_answers(
     _refuse_labels([given[id] for id, one in asked.items() if id in given and one.task == "open"], answer_list)
     rows = []
     for id, question in asked.items():
-        said = read_answer(question, given[id], answer_list) if id in given else None
-        rows.append((said, id in given, worth(question, said)))
+        answered = read_answer(question, given[id], answer_list) if id in given else None
+        rows.append((answered, id in given, worth(question, answered)))
     table = pd.DataFrame(
         {
             "question_id": list(asked),
@@ -212,9 +212,9 @@ def worth(question: Question, answer: Given) -> float:
         return float(math.floor(answer + 0.5) == float(question.answer))
     if question.votes is not None:
         return accuracy(str(answer), question.votes)
-    said = plain(str(answer))
+    given = plain(str(answer))
     return max(
-        (score for right, score in zip(question.answers, question.scores, strict=True) if plain(right) == said),
+        (score for right, score in zip(question.answers, question.scores, strict=True) if plain(right) == given),
         default=0.0,
     )
 
@@ -285,9 +285,9 @@ def _counting(
 ) -> Counting:
     rows = table.set_index("question_id").loc[[question.question_id for question in questions]]
     errors = [
-        (float(said) - float(question.answer)) ** 2
-        for question, said in zip(questions, rows["prediction"], strict=True)
-        if said is not None and said == said
+        (float(number) - float(question.answer)) ** 2
+        for question, number in zip(questions, rows["prediction"], strict=True)
+        if number is not None and number == number
     ]
     beside = {
         name: float(np.mean([(float(str(answer_of(one))) - float(one.answer)) ** 2 for one in questions]))

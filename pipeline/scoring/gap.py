@@ -72,12 +72,12 @@ LABELS = {
     "alignment": "alignment",
     "uniformity.image": "uniformity of images",
     "uniformity.text": "uniformity of texts",
-    **{f"R@{k}.{way}": f"R@{k}, {said}"
-       for way, said in (("i2t", "image to text"), ("t2i", "text to image")) for k in KS},
+    **{f"R@{k}.{way}": f"R@{k}, {words}"
+       for way, words in (("i2t", "image to text"), ("t2i", "text to image")) for k in KS},
     "median_rank.i2t": "median rank, image to text",
     "median_rank.t2i": "median rank, text to image",
-    **{f"facts.R@{k}.{way}": f"R@{k}, {said}, any of the same facts"
-       for way, said in (("i2t", "image to text"), ("t2i", "text to image")) for k in KS},
+    **{f"facts.R@{k}.{way}": f"R@{k}, {words}, any of the same facts"
+       for way, words in (("i2t", "image to text"), ("t2i", "text to image")) for k in KS},
     "facts.median_rank.i2t": "median rank, image to text, any of the same facts",
     "facts.median_rank.t2i": "median rank, text to image, any of the same facts",
 }  # fmt: skip

@@ -34,7 +34,7 @@ from studies.attend.vocabulary import END, PAD, Vocabulary
 
 
 @dataclass(frozen=True)
-class Said:
+class Generated:
     caption: str
     log_prob: float
     tokens: tuple[int, ...]  # without the end
@@ -78,7 +78,7 @@ def captions(
     own: CaptionParams,
     *,
     places: int,
-) -> Iterator[tuple[Segment, Said]]:
+) -> Iterator[tuple[Segment, Generated]]:
     """Each segment's caption by beam search, and its log-probability; segments of like lengths together."""
     device = captioner.words.weight.device
     order = sorted(examples, key=lambda one: len(one.rows))
@@ -97,10 +97,10 @@ def captions(
             log_probs, _ = captioner.log_probs(captioner.look(batch), tokens)
             values = (log_probs * (tokens != PAD)).sum((1, 2)).tolist()
         for one, ids, value in zip(some, found, values, strict=True):
-            yield one.segment, Said(vocabulary.decode(ids), value, tuple(ids))
+            yield one.segment, Generated(vocabulary.decode(ids), value, tuple(ids))
 
 
-def pairs(segments: Sequence[Segment], by_id: dict[str, Said]) -> str:
+def pairs(segments: Sequence[Segment], by_id: dict[str, Generated]) -> str:
     """The table that yiskw713/VideoCaptioning writes: a row for each reference of a video's segment."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

@@ -52,7 +52,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Said:
+class Described:
     """What a segment's frames say."""
 
     segment: Segment
@@ -95,7 +95,7 @@ def main() -> None:
     print(line)
 
 
-def frames_say(segments: Sequence[Segment], options: SummariseParams) -> list[Said]:
+def frames_say(segments: Sequence[Segment], options: SummariseParams) -> list[Described]:
     """The kept captions of each segment whose video was described, in the order of time."""
     index = shards.index(DESCRIBED)
     of_video: dict[str, list[Segment]] = {}
@@ -110,7 +110,7 @@ def frames_say(segments: Sequence[Segment], options: SummariseParams) -> list[Sa
         table = tables.get(video_id)
         for segment in own:
             if table is None:
-                found.append(Said(segment, [], []))
+                found.append(Described(segment, [], []))
                 continue
             times = table["timestamp_s"].to_numpy()
             inside = frames_of_segment(segment.start_s, segment.end_s, times)
@@ -118,11 +118,11 @@ def frames_say(segments: Sequence[Segment], options: SummariseParams) -> list[Sa
             captions = rows["caption"].to_pylist()
             kept = keep(options.keep, captions, vectors(rows, "text_embedding"), options.count) if captions else []
             frames = rows["frame_index"].to_pylist()
-            found.append(Said(segment, [frames[i] for i in kept], [captions[i] for i in kept]))
+            found.append(Described(segment, [frames[i] for i in kept], [captions[i] for i in kept]))
     return found
 
 
-def make_summariser(params: Params, options: SummariseParams, train: Sequence[Said]) -> Summariser:
+def make_summariser(params: Params, options: SummariseParams, train: Sequence[Described]) -> Summariser:
     device = choose_device(params.device)
     if options.method == "template":
         return by_template
@@ -143,7 +143,7 @@ def make_summariser(params: Params, options: SummariseParams, train: Sequence[Sa
     return train_t5(pairs, **{name: getattr(options, name) for name in names}, seed=params.seed, device=device)
 
 
-def write(summariser: Summariser, chosen: Sequence[Said]) -> dict[str, Written]:
+def write(summariser: Summariser, chosen: Sequence[Described]) -> dict[str, Written]:
     """Segments whose frames say nothing get a row without a sentence; what fails for a batch is tried one by one."""
     speaking = [one for one in chosen if one.captions]
     silent = {
@@ -198,7 +198,7 @@ def journal_line(segment_id: str, one: Written) -> str:
     return json.dumps({"segment_id": segment_id, **asdict(one)}) + "\n"
 
 
-def _request(options: SummariseParams, chosen: Sequence[Said]) -> str:
+def _request(options: SummariseParams, chosen: Sequence[Described]) -> str:
     """Short, and another for other settings, code or captions."""
     parts = [
         options.model_dump_json(),

@@ -41,7 +41,7 @@ class Answer:
     video_id: str
     right: bool  # all facts
     back: bool  # it does come back
-    said_back: bool
+    stated_back: bool
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ def measure(
     for segment, video in stretched(of, seconds, seed):
         examples = make_examples([segment], {segment.video_id: video}, scope=captioner.config.scope)
         (made,) = caption_batch(captioner, tokenizer, collate(examples), **generation).values()
-        said, right = read_facts(made.caption), read_facts(segment.captions[0])
+        stated, right = read_facts(made.caption), read_facts(segment.captions[0])
         assert right is not None
         answers.append(
             Answer(
                 segment.video_id,
-                said == right,
+                stated == right,
                 right.event == "comes_back",
-                said is not None and said.event == "comes_back",
+                stated is not None and stated.event == "comes_back",
             )
         )
     cpu_s = (time.process_time() - started) / len(answers)
@@ -95,7 +95,7 @@ def measure(
         "high": high,
         "back": share([one.right for one in answers if one.back]),
         "in": share([one.right for one in answers if not one.back]),
-        "newcomers_said_back": share([one.said_back for one in answers if not one.back]),
+        "newcomers_stated_back": share([one.stated_back for one in answers if not one.back]),
         "cpu_s": cpu_s,
         "mib": remembered_bytes(captioner.config, video.embeddings[:], len(of_segment)) / 2**20,
     }

@@ -33,8 +33,8 @@ def main() -> None:
         rows = pd.read_parquet(path)
         answers[name] = rows[rows["glimpses"] == study.main_count(name)]
     kept = [one for one in questions if one.video_id in chosen]
-    said = write_questions_page(kept, answers, FRAMES, PAGE, fps=load_params().frames.fps)
-    print(f"show: {said}; of {len(chosen)} videos -> {PAGE}")
+    line = write_questions_page(kept, answers, FRAMES, PAGE, fps=load_params().frames.fps)
+    print(f"show: {line}; of {len(chosen)} videos -> {PAGE}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.answerer.said import Said, said_videos
+from pipeline.answerer.captions import TimedCaption, caption_videos
 from pipeline.features import shards
 from pipeline.features.embeddings import VideoEmbeddings, read_embeddings
 from studies.questions.settings import CAPTIONS, EMBEDDINGS, PICTURE_EMBEDDINGS
@@ -44,13 +44,13 @@ def read_videos(video_ids: Iterable[str], copy: Path | None = None) -> dict[str,
 def read_captions(video_ids: Iterable[str], decoder: Any, tokenizer: Any) -> dict[str, VideoEmbeddings]:
     """Our captions of these videos as the decoder reads them, a word in a frame's place."""
     wanted = set(video_ids)
-    said: defaultdict[str, list[Said]] = defaultdict(list)
+    captions: defaultdict[str, list[TimedCaption]] = defaultdict(list)
     for path in sorted(CAPTIONS.glob("*/captions.parquet")):
         for row in pq.read_table(path, columns=["video_id", "end_s", "caption"]).to_pylist():
             if row["video_id"] in wanted:
-                said[row["video_id"]].append(Said(row["end_s"], row["caption"]))
-    if missing := wanted - said.keys():
+                captions[row["video_id"]].append(TimedCaption(row["end_s"], row["caption"]))
+    if missing := wanted - captions.keys():
         raise ValueError(
             f"{CAPTIONS} has no captions of {len(missing)} videos that are asked about, as {min(missing)!r}"
         )
-    return said_videos(said, decoder, tokenizer)
+    return caption_videos(captions, decoder, tokenizer)

@@ -92,9 +92,9 @@ class Server:
             raise Failed(f"the reply is no JSON: {_short(body.decode(errors='replace'))}") from None
         choices = reply.get("choices") if isinstance(reply, dict) else None
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-            said = reply.get("error") if isinstance(reply, dict) else None
-            if said:  # a gateway behind which something failed
-                raise Failed(f"the reply is an error: {_short(_message(said))}")
+            error = reply.get("error") if isinstance(reply, dict) else None
+            if error:  # a gateway behind which something failed
+                raise Failed(f"the reply is an error: {_short(_message(error))}")
             raise Failed("the reply has no choices", final=True)
         message, usage = choices[0].get("message"), reply.get("usage")
         text = message.get("content") if isinstance(message, dict) else None
@@ -157,10 +157,10 @@ def retry_after_s(value: str | None, now_s: float) -> float | None:
 
 
 def _of_status(error: openai.APIStatusError) -> Failed:
-    status, said = error.status_code, _short(_message(error.body) or error.response.text)
-    reason = f"status {status}: {said}" if said else f"status {status}"
+    status, message = error.status_code, _short(_message(error.body) or error.response.text)
+    reason = f"status {status}: {message}" if message else f"status {status}"
     wait_s = retry_after_s(error.response.headers.get("retry-after"), time.time())
-    if any(phrase in said.lower() or phrase == error.code for phrase in TOO_LONG) or status == 413:
+    if any(phrase in message.lower() or phrase == error.code for phrase in TOO_LONG) or status == 413:
         return TooLong(reason, final=True)
     if status == 429 and error.code == "insufficient_quota":  # which no waiting changes
         return Refused(reason)
@@ -175,12 +175,12 @@ def _of_status(error: openai.APIStatusError) -> Failed:
     return Failed(reason, final=True)
 
 
-def _message(said: Any) -> str:
+def _message(body: Any) -> str:
     """Of an error as servers write it: {"error": {"message": ...}}, {"detail": ...}, a text."""
-    if isinstance(said, dict):
-        named = next((said[name] for name in ("message", "detail", "error") if said.get(name)), None)
-        return json.dumps(said) if named is None else _message(named)
-    return said if isinstance(said, str) else "" if said is None else json.dumps(said)
+    if isinstance(body, dict):
+        named = next((body[name] for name in ("message", "detail", "error") if body.get(name)), None)
+        return json.dumps(body) if named is None else _message(named)
+    return body if isinstance(body, str) else "" if body is None else json.dumps(body)
 
 
 def _short(text: str) -> str:

@@ -64,10 +64,10 @@ def test_every_format_says_the_same(tmp_path):
 def test_the_pipelines_own_captions_are_read_beside_activitynets_annotations(tmp_path):
     segments = [Segment(f"v_a#{i}", "v_a", "test", i, i + 1, (f"ref {i}",), None) for i in range(2)]
 
-    class Said:
+    class Generated:
         caption, log_prob, retrieved = "a dog", -1.0, ()
 
-    write_captions(tmp_path / "captions.parquet", segments, {segment.segment_id: Said() for segment in segments})
+    write_captions(tmp_path / "captions.parquet", segments, {segment.segment_id: Generated() for segment in segments})
     annotated = {"duration": 9, "timestamps": [[1, 2], [0, 1]], "sentences": ["ref 1", "ref 0"]}
     references = read_references([write(tmp_path / "val.json", {"v_a": annotated})])
     assert references == {"v_a#0": ["ref 0"], "v_a#1": ["ref 1"]} == read_references([tmp_path / "captions.csv"])

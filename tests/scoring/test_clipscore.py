@@ -17,7 +17,7 @@ TEXT = {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 1, "laye
 SCHEMA = pa.schema(
     [("video_id", pa.string()), ("timestamp_s", pa.float64()), ("embedding", pa.list_(pa.float16(), WIDTH))]
 )
-SAID = {"v#0": "a red star", "v#1": "a blue ring rests", "w#0": "a dog", "gone#0": "a cat"}
+CAPTIONS = {"v#0": "a red star", "v#1": "a blue ring rests", "w#0": "a dog", "gone#0": "a cat"}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def cosine(a, b):
 
 def test_a_segments_score_is_the_average_over_its_frames_and_never_below_zero(tmp_path, encoder):
     folder, model = encoder
-    own = text_tower(model, SAID["w#0"])
+    own = text_tower(model, CAPTIONS["w#0"])
     frames = {"v": np.random.default_rng(0).normal(size=(6, WIDTH)), "w": np.stack([-own, 3 * own])}
     frames = {video: rows.astype(np.float16) for video, rows in frames.items()}
 
@@ -51,10 +51,10 @@ def test_a_segments_score_is_the_average_over_its_frames_and_never_below_zero(tm
     shards.update(tmp_path, schema=SCHEMA, shards=2, fingerprints={"v": "1", "w": "1"}, compute=compute)
     times = {"v#0": (0.0, 1.0), "v#1": (1.0, 3.0), "w#0": (0.0, 1.0), "gone#0": (0.0, 1.0)}
     segments = {id: Segment(id, id.split("#")[0], "test", *time, ("",), None) for id, time in times.items()}
-    found = clip_scores(SAID, segments, tmp_path, folder, "cpu")
+    found = clip_scores(CAPTIONS, segments, tmp_path, folder, "cpu")
     assert list(found) == ["v#0", "v#1", "w#0"]  # the video without frames has no score
     for id, seen in (("v#0", frames["v"][0:2]), ("v#1", frames["v"][2:6])):
-        each = [max(0.0, cosine(text_tower(model, SAID[id]), row.astype(np.float32))) for row in seen]
+        each = [max(0.0, cosine(text_tower(model, CAPTIONS[id]), row.astype(np.float32))) for row in seen]
         assert found[id] == pytest.approx(250 * np.mean(each), abs=1e-3)
     assert found["w#0"] == pytest.approx(125, abs=0.1)  # one frame is the caption, the other its opposite
     assert clip_scores({"gone#0": "a cat"}, segments, tmp_path, folder, "cpu") == {}

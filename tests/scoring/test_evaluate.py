@@ -16,10 +16,10 @@ from pipeline.scoring.clipscore import NoTextTower
 from pipeline.scoring.registry import of_corpus
 from pipeline.scoring.scorer import Scorer
 
-SAID = {"now": "a red star rests on the left", "order": "a green circle turns blue", None: "a dog runs"}
+CAPTION = {"now": "a red star rests on the left", "order": "a green circle turns blue", None: "a dog runs"}
 
 
-class Said:
+class Generated:
     log_prob = -2.0
 
     def __init__(self, caption):
@@ -43,16 +43,16 @@ def workspace(tmp_path, monkeypatch, scorer):
     return tmp_path
 
 
-def write(kinds, captions, references=lambda kind: (SAID[kind],), split="test"):
+def write(kinds, captions, references=lambda kind: (CAPTION[kind],), split="test"):
     segments = [Segment(f"v_{i}#0", f"v_{i}", split, 0.0, 4.0, references(kind), kind) for i, kind in enumerate(kinds)]
     segments.append(Segment("v_train#0", "v_train", "train", 0.0, 4.0, ("a dog",), "now"))
     stages.evaluate.SEGMENTS.parent.mkdir(parents=True)
     pq.write_table(to_table(segments), stages.evaluate.SEGMENTS)
-    write_captions(stages.evaluate.CAPTIONS, segments, {id: Said(text) for id, text in captions.items()})
+    write_captions(stages.evaluate.CAPTIONS, segments, {id: Generated(text) for id, text in captions.items()})
 
 
 def test_scores_are_reported_by_kind_with_their_coverage(workspace, capsys):
-    captions = {"v_0#0": SAID["now"], "v_1#0": SAID["now"], "v_2#0": "", "v_3#0": SAID["order"]}
+    captions = {"v_0#0": CAPTION["now"], "v_1#0": CAPTION["now"], "v_2#0": "", "v_3#0": CAPTION["order"]}
     write(["now", "now", "order", "order", "order"], captions)
     stages.evaluate.main()
 
@@ -77,7 +77,7 @@ def test_scores_are_reported_by_kind_with_their_coverage(workspace, capsys):
     # Averages of the segments' own, and not the corpus's: an empty caption costs METEOR's pooled counts less than 25.
     assert metrics["mean.METEOR"] == 75 < metrics["METEOR"]
     assert all(metrics[f"mean.{name}"] == round(each[name].mean(), 4) for name in of_corpus())
-    assert metrics["diversity.vocabulary"] == len(set(f"{SAID['now']} {SAID['order']}".split()))
+    assert metrics["diversity.vocabulary"] == len(set(f"{CAPTION['now']} {CAPTION['order']}".split()))
     assert metrics["CLIPScore"] == metrics["CLIPScore.now"] == 50
 
     plot = pd.read_csv(stages.evaluate.PLOT)
@@ -88,7 +88,7 @@ def test_scores_are_reported_by_kind_with_their_coverage(workspace, capsys):
 
 
 def test_segments_whose_video_could_not_be_had_are_asked_for_too(workspace, capsys):
-    write(["now"], {"v_0#0": SAID["now"]})
+    write(["now"], {"v_0#0": CAPTION["now"]})
     table = pq.read_table(stages.evaluate.SEGMENTS)
     pq.write_table(to_table(from_table(table), expected={"train": 9, "val": 0, "test": 3}), stages.evaluate.SEGMENTS)
     stages.evaluate.main()

@@ -15,7 +15,7 @@ import torch
 from pipeline.dataset.segments import Segment
 from pipeline.language.beam import search
 from studies.attend import cams, events, nets, pointing, table
-from studies.attend.caption import Said, pairs
+from studies.attend.caption import Generated, pairs
 from studies.attend.evaluate import averaged
 from studies.attend.events import CLASSES, classes_at
 from studies.attend.examples import plan_batches
@@ -250,7 +250,7 @@ def test_the_origins_table_has_a_row_for_each_reference():
         Segment("a#0", "a", "test", 0, 1, ("one", "two, three"), None),
         Segment("b#0", "b", "test", 0, 1, ("x",), None),
     ]
-    rows = list(csv.reader(io.StringIO(pairs(segments, {"a#0": Said("said", -1.0, ())}))))
+    rows = list(csv.reader(io.StringIO(pairs(segments, {"a#0": Generated("said", -1.0, ())}))))
     assert rows == [["video_id", "prediction", "reference"], ["a", "said", "one"], ["a", "said", "two, three"]]
 
 

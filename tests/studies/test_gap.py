@@ -22,7 +22,7 @@ from studies.gap.keep import keep
 from studies.gap.plots import first_vectors
 from studies.gap.sentences import Sentence, by_template, load_language_model, train_t5
 from studies.gap.settings import DESCRIBED, FILE, FRAMES, SEGMENTS, DescribeParams, load_study
-from studies.gap.summarise import Said, frames_say, read_journal, write
+from studies.gap.summarise import Described, frames_say, read_journal, write
 from tests.tiny import write_params
 
 
@@ -265,7 +265,7 @@ def test_a_sentence_whose_batch_fails_is_tried_alone_and_a_journal_is_read_up_to
         return by_template(captions)
 
     segments = [Segment(f"v#{i}", "v", "test", 0.0, 1.0, (), None) for i in range(2)]
-    written = write(fails_together, [Said(segment, [0], ["a star"]) for segment in segments])
+    written = write(fails_together, [Described(segment, [0], ["a star"]) for segment in segments])
     assert {id: (one.caption, one.attempts) for id, one in written.items()} == {
         "v#0": ("a star", 2),
         "v#1": ("a star", 2),

@@ -143,10 +143,10 @@ def _words(text: str) -> str:
 def accuracy(answer: str, votes: Sequence[str]) -> float:
     """Of an answer, 0 to 1, by the answers that people gave."""
     given = [plain(vote) for vote in votes]
-    said = plain(answer)
+    found = plain(answer)
     if len(set(given)) > 1:  # where all say the same the original normalises neither side
-        given, said = [normalised(vote) for vote in given], normalised(said)
-    agree = [vote.lower() == said.lower() for vote in given]
+        given, found = [normalised(vote) for vote in given], normalised(found)
+    agree = [vote.lower() == found.lower() for vote in given]
     return sum(min(1.0, (sum(agree) - own) / ENOUGH) for own in agree) / len(agree)
 
 

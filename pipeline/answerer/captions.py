@@ -1,4 +1,4 @@
-"""Captions in the place of frames: a question attends to the words of what was said about the video so far.
+"""Captions in the place of frames: a question attends to the words of the captions of the video so far.
 
 S states of the language model   W words of a video's captions, and one of nothing before them
 """
@@ -16,16 +16,18 @@ BEFORE_S = 1e-3  # a caption is known just before its segment's end, at which qu
 
 
 @dataclass(frozen=True)
-class Said:
+class TimedCaption:
     end_s: float  # of the segment
     caption: str
 
 
-def said_videos(said: Mapping[str, Sequence[Said]], model: Any, tokenizer: Any) -> dict[str, VideoEmbeddings]:
+def caption_videos(
+    captions: Mapping[str, Sequence[TimedCaption]], model: Any, tokenizer: Any
+) -> dict[str, VideoEmbeddings]:
     """Each video's words as the language model reads them, caption by caption: "embeddings" [W, S] at their times."""
-    texts = read_texts([one.caption for own in said.values() for one in own], model, tokenizer, None)
+    texts = read_texts([one.caption for own in captions.values() for one in own], model, tokenizer, None)
     found = {}
-    for video_id, own in said.items():
+    for video_id, own in captions.items():
         in_order = sorted(own, key=lambda one: one.end_s)
         words = [texts[one.caption].states.numpy() for one in in_order]
         nothing = np.zeros((1, words[0].shape[1]))  # or a question before the first caption would see that one
