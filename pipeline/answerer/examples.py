@@ -114,13 +114,20 @@ def read_texts(
 
 
 def word_looks(encoder: Path, device: str) -> Look:
-    """What an encoder's text tower makes of words, each alone; zeros, which find nothing, if it cannot read."""
+    """What an encoder's text tower makes of words, each alone; zeros, which find nothing, if it cannot read.
+
+    The tower is loaded for words that it has not read before.
+    """
+    folder, known = encoder.resolve(), dict[str, NDArray[np.float32]]()
 
     def look(words: Sequence[str]) -> NDArray[np.float32]:
-        try:
-            return embed_texts(encoder, words, device)
-        except NoTextTower:
-            return np.zeros((len(words), embedding_width(encoder)), np.float32)
+        if new := sorted(set(words) - known.keys()):
+            try:
+                read = embed_texts(folder, new, device)
+            except NoTextTower:
+                read = np.zeros((len(new), embedding_width(folder)), np.float32)
+            known.update(zip(new, read, strict=True))
+        return np.stack([known[word] for word in words])
 
     return look
 
