@@ -263,7 +263,7 @@ function show(segment, { scroll = false } = {}) {
 }
 
 function captionsOf(segment) {
-  return make("div", { class: "said" },
+  return make("div", { class: "captions" },
     segment.captions.map((caption, run) => make("div", {},
       runLabel(run),
       make("q", {}, caption.text || "(no words)"),
