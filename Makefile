@@ -22,7 +22,7 @@
 
 .PHONY: help history demo demo-frames@videos demo-frames@pictures+backbones demo-embed@videos \
     demo-embed@pictures+pretrain demo-baseline demo-memory plan ablation long attend attend-others attend-space-time \
-    gap gap-causes gap-coca questions vlm table one-frame app retry test lint deps lock clean
+    gap gap-causes gap-coca questions questions-even questions-odd vlm table one-frame app retry test lint deps lock clean
 .DELETE_ON_ERROR:
 
 # The first Python that is new enough and can make environments (Debian's python3 without python3-venv cannot). Asked by
@@ -130,9 +130,22 @@ attend-others:
 attend-space-time:
 	$(REPRO) studies/attend/dvc.yaml:learn@space-time
 
+# A training takes one core: every second model beside the others.
+questions: export OMP_NUM_THREADS := 1
 questions: history .venv/installed
+	dvc repro studies/questions/dvc.yaml:ask
+	@mkdir -p .dvc/tmp
+	@$(MAKE) -j2 --no-print-directory questions-even questions-odd
 	dvc repro studies/questions/dvc.yaml
 	python -m studies.questions.show
+
+LEARNED := dvc stage list --name-only studies/questions/dvc.yaml | grep :learn@ | sed -n
+
+questions-even:
+	{ $(LEARNED) 'n;p' | xargs -r nice $(REPRO); } >.dvc/tmp/questions-even.log 2>&1 || { cat .dvc/tmp/questions-even.log >&2; exit 1; }
+
+questions-odd:
+	$(LEARNED) 'p;n' | xargs -r $(REPRO)
 
 vlm: history .venv/installed-vlm
 	dvc repro studies/vlm/dvc.yaml
