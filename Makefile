@@ -1,10 +1,10 @@
 # make demo      see it work: both variants on the built-in dataset, and what the memory changes
 # make plan      what a run of params.yaml will cost on this machine: seconds, disk and memory of each stage
-# make ablation  what each setting of the memory does: 19 variants, 3 seeds each -> docs/results.md (3 pretrainings, 57 trainings; hours)
+# make ablation  what each setting of the memory does: 20 variants, 3 seeds each -> docs/results.md (3 pretrainings, 60 trainings; hours)
 # make long      how long a memory lasts, beside 16 and 64 evenly spaced frames -> docs/results.md (half an hour, after make demo)
 # make gap       why images and texts of one encoder lie apart, and what it costs: docs/gap.md (minutes, after make demo)
 # make attend    an LSTM that looks at a video net's features: four kinds of attention, and explanations that are scored (after make demo)
-# make questions what glimpses of a video answer, and what a memory of every frame: 6 models -> docs/results.md (after make demo)
+# make questions what glimpses of a video answer, and what a memory of every frame: 7 models -> docs/results.md (after make demo)
 # make vlm       what a vision-language model says of the same videos: docs/vlm.md (after make demo; needs a server, or a model to fetch)
 # make table     one table of all captioners, what they score and what they cost; first makes what is missing of them (an hour after make demo)
 # make retry     download again what failed for a temporary reason, and update everything downstream
