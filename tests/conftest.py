@@ -301,3 +301,20 @@ def site(monkeypatch) -> Iterator[Site]:
         threading.Thread(target=site.serve_forever, daemon=True).start()
         yield site
         site.shutdown()
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys):
+    """typed(module, *arguments): exit code, output and errors of a command of pipeline/."""
+
+    def command(module, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", [module.__name__.split(".")[-1], *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            module.main()
+            raise SystemExit(0)
+        printed = capsys.readouterr()
+        if isinstance(ended.value.code, str):
+            return 1, printed.out, ended.value.code
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return command

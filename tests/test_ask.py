@@ -1,6 +1,7 @@
 """Questions about one's own video: by the command, and from Python."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,20 +36,8 @@ def here(workspace) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """run(*arguments): the command's exit code, output and errors."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["ask", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            ask.main()
-            raise SystemExit(0)
-        printed = capsys.readouterr()
-        if isinstance(ended.value.code, str):
-            return 1, printed.out, ended.value.code
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return command
+def run(typed):
+    return partial(typed, ask)
 
 
 def test_a_video_is_decoded_and_embedded_once_for_all_questions(here, shots, monkeypatch):

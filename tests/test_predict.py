@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,20 +48,8 @@ def here(workspace) -> Path:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """run(*arguments): the command's exit code, output and errors."""
-
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["predict", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            predict.main()
-            raise SystemExit(0)
-        printed = capsys.readouterr()
-        if isinstance(ended.value.code, str):
-            return 1, printed.out, ended.value.code
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return command
+def run(typed):
+    return partial(typed, predict)
 
 
 def test_segments_are_found_where_the_picture_changes(here, shots):
