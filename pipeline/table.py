@@ -36,7 +36,6 @@ OUT = Path("metrics/captioners.json")
 REPORT = Path("docs/results.md")
 BEGIN, END = "<!-- pipeline/table.py writes from here -->", "<!-- pipeline/table.py writes to here -->"
 SEGMENTS, EMBEDDINGS = Path("data/videos/segments.parquet"), Path("data/videos/embeddings")
-COSTED = 20  # videos whose captions are measured
 
 
 class Entry(Section):
@@ -148,10 +147,9 @@ def measured(revision: str, scores: pd.DataFrame) -> dict[str, Any]:
     # Here, because --missing and other captioners' tables need none of it.
     import pyarrow.parquet as pq
 
-    from pipeline.captioner.cost import measure
+    from pipeline.captioner.cost import costed, measure
     from pipeline.captioner.model import load_captioner
     from pipeline.captioner.sequences import make_examples
-    from pipeline.dataset.annotations import subset_order
     from pipeline.dataset.segments import from_table
     from pipeline.device import choose_device, choose_dtype
     from pipeline.features.embeddings import read_embeddings
@@ -167,7 +165,7 @@ def measured(revision: str, scores: pd.DataFrame) -> dict[str, Any]:
         captioner.to(device)
         captioned = set(scores["segment_id"])
         segments = [one for one in from_table(pq.read_table(SEGMENTS)) if one.segment_id in captioned]
-        chosen = set(subset_order({one.video_id for one in segments})[:COSTED])
+        chosen = costed(one.video_id for one in segments)
         some = [one for one in segments if one.video_id in chosen]
         examples = make_examples(some, read_embeddings(EMBEDDINGS, chosen), scope=captioner.config.scope)
         return asdict(measure(captioner, tokenizer, examples, **options.model_dump(exclude={"precision"})))

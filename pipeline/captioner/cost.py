@@ -4,7 +4,7 @@ From stored embeddings on: sampling and embedding a video's frames is the same f
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from pipeline.captioner.generation import caption_examples
 from pipeline.captioner.memory import novel
 from pipeline.captioner.model import Captioner, CaptionerConfig
 from pipeline.captioner.sequences import Example
+from pipeline.dataset.annotations import subset_order
+
+VIDEOS = 20  # whose captions are measured
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,11 @@ def measure(captioner: Captioner, tokenizer: Any, examples: Sequence[Example], *
         cpu_s=cpu_s / captions,
         remembered_bytes=float(np.mean(held)),
     )
+
+
+def costed(video_ids: Iterable[str]) -> set[str]:
+    """Of these videos those whose captions are measured: the same ones for every captioner."""
+    return set(subset_order(set(video_ids))[:VIDEOS])
 
 
 def remembered_bytes(config: CaptionerConfig, embeddings: NDArray[np.floating], of_segment: int) -> int:

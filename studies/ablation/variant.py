@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import stages
-from pipeline.dataset.annotations import subset_order
 from pipeline.files.aside import write_text
 from pipeline.params import Params
 from studies.ablation.seeds import for_each_seed
@@ -24,7 +23,6 @@ from studies.ablation.settings import CHOICE, OUT, PRETRAINED, load_ablation, pa
 
 CAPTIONS = "captions.parquet"
 COST = "cost.json"
-COSTED = 20  # videos whose captions it is measured of
 TABLES = ("metrics.json", "coverage.json", "segments.parquet", "kinds.csv")  # in the order of `evaluate`
 
 
@@ -58,11 +56,11 @@ def run(variant: str, params: Params, seed: int) -> str:
 
 def cost(params: Params, weights: Path) -> dict[str, float]:
     """Of captioning some test videos (`pipeline.captioner.cost.Cost`)."""
-    from pipeline.captioner.cost import measure
+    from pipeline.captioner.cost import costed, measure
     from stages.caption import prepare
 
     captioner, tokenizer, segments, examples = prepare(params, weights)
-    chosen = set(subset_order({segment.video_id for segment in segments})[:COSTED])
+    chosen = costed(segment.video_id for segment in segments)
     some = [example for example in examples if example.targets[0].segment.video_id in chosen]
     return asdict(measure(captioner, tokenizer, some, **params.caption.model_dump(exclude={"split", "precision"})))
 
