@@ -46,7 +46,8 @@ def figures(results: pd.DataFrame, corpus: Mapping[str, float], ablation: Ablati
         return "{:+.1f} ({:+.1f} to {:+.1f})".format(*of)
 
     drawn = "videos" if f"over_{best}_p_holm" in results else "segments"  # in tables of earlier revisions
-    seeds = f"{len(ablation.seeds)} trainings each" if len(ablation.seeds) > 1 else "one training each"
+    count = len(ablation.seeds)
+    seeds = f"{count} trainings where there is a ±, else one" if count > 1 else "one training each"
     parts = [
         f"{found.loc[best, 'all', 'CIDEr']['segments']:.0f} test segments, {seeds} (`make ablation`). Averages of the "
         "segments' own scores, times 100, ± their standard deviation over the trainings:",

@@ -16,7 +16,7 @@ from pipeline.captioner import familiarity
 from pipeline.captioner.distant import DistantTraining
 from pipeline.captioner.memory import MemoryConfig
 from pipeline.captioner.model import load_captioner, load_config
-from pipeline.captioner.sequences import make_examples
+from pipeline.captioner.sequences import MakeExamples, make_examples
 from pipeline.captioner.training import train_and_save
 from pipeline.dataset.segments import from_table
 from pipeline.device import choose_device, choose_dtype, keep_freed_memory
@@ -39,11 +39,14 @@ def main() -> None:
     print(finetune(load_params(), OUT, CURVES))
 
 
-def finetune(params: Params, out: Path, curves: Path, pretrained: Path = PRETRAINED) -> str:
+def finetune(
+    params: Params, out: Path, curves: Path, pretrained: Path = PRETRAINED, examples_of: MakeExamples = make_examples
+) -> str:
     """Fine-tune and write the captioner and its curves; returns the stage's closing line.
 
     Args:
         pretrained: the folder of the captioner to start from.
+        examples_of: makes the examples of segments; an ablation may let it see fewer frames.
     """
     segments = from_table(pq.read_table(SEGMENTS))
     refuse_too_long(DECODER, *params.longest_row())
@@ -59,7 +62,7 @@ def finetune(params: Params, out: Path, curves: Path, pretrained: Path = PRETRAI
         torch.manual_seed(params.seed)
         captioner, tokenizer = load_captioner(pretrained, DECODER, config, dtype=dtype)
 
-        examples = make_examples(segments, videos, scope=config.scope)
+        examples = examples_of(segments, videos, scope=config.scope)
         line = train_and_save(
             captioner,
             tokenizer,

@@ -7,7 +7,7 @@ A sequence holds what the model sees: the frames of a segment (scope segment), a
 (scope video), or a video up to the end of one segment (scope past).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,9 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         moments = Moments(self.moments.frame.to(device), self.moments.segment_start.to(device))
         return Batch(self.embeddings.to(device), moments, self.real.to(device), self.segments, self.begins)
+
+
+MakeExamples = Callable[..., list["Example"]]  # as `make_examples`
 
 
 def make_examples(segments: Sequence[Segment], videos: Mapping[str, VideoEmbeddings], *, scope: str) -> list[Example]:

@@ -6,7 +6,8 @@ CIDEr of a group is comparable with CIDEr of all.
 
 Two sources of chance are kept apart. `mean` and `sd` are over seeds: what another training run would give. An interval
 is over videos: every segment's score is first averaged over the variant's seeds, then videos are drawn with
-replacement, the same ones for all variants (the paired bootstrap): what other videos would give for these runs.
+replacement, the same ones for all variants (the paired bootstrap): what other videos would give for these runs. Two
+variants are compared over the seeds that both have.
 
 n segments   C videos   R draws   G points of a curve
 """
@@ -22,7 +23,8 @@ from pipeline.scoring.paired import DRAWS, chances, groups_of, holm, resampled, 
 from pipeline.scoring.registry import MAIN, SCORES
 from pipeline.scoring.segment_scores import by_segment
 
-Runs = Mapping[str, Sequence[pd.DataFrame]]  # by variant, a table of per-segment scores for each seed
+# By variant, a table of per-segment scores for each seed. All begin with the same seeds; some may have fewer.
+Runs = Mapping[str, Sequence[pd.DataFrame]]
 
 
 @dataclass(frozen=True)
@@ -100,10 +102,12 @@ def _differences(
     draws: int,
 ) -> dict[str, dict[str, Difference]]:
     """Differences of each variant's scores [seeds, n] to each reference's, by variant and reference."""
-    # Average over seeds first: the mean of these averages is also the mean of the runs' means.
-    averages = {variant: of_one.mean(axis=0) for variant, of_one in scores.items()}
     pairs = [(variant, reference) for variant in scores for reference in references if variant != reference]
-    gains = [averages[variant] - averages[reference] for variant, reference in pairs]
+    gains = []
+    for variant, reference in pairs:
+        both = min(len(scores[variant]), len(scores[reference]))
+        # Average over seeds first: the mean of these averages is also the mean of the runs' means.
+        gains.append(scores[variant][:both].mean(axis=0) - scores[reference][:both].mean(axis=0))
     found: dict[str, dict[str, Difference]] = {variant: {} for variant in scores}
     if not pairs:
         return found

@@ -15,6 +15,10 @@ READ = ("memory", "baseline", "lora", "finetune", "caption", "evaluate")  # sect
 # Every variant that they concern says these itself: studies/ablation/dvc.yaml does not watch them in params.yaml.
 SWITCH, BASELINE = "memory.enabled", ("baseline.frames", "baseline.count")
 
+# In a variant, and no change of params.yaml:
+SEEDS = "seeds"  # with how many of the seeds it is trained, the first so many
+SPARSE = "sparse"  # its memory may look at so many evenly spaced frames only (studies/ablation/sparse.py)
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]  # of a folder and of a DVC stage
 
 
@@ -28,13 +32,33 @@ class Ablation(Section):
         """The variants without memory."""
         return [name for name, changes in self.variants.items() if changes[SWITCH] is False]
 
+    def changes(self, variant: str) -> dict[str, Any]:
+        """What the variant changes of params.yaml."""
+        return {key: value for key, value in self.variants[variant].items() if key not in (SEEDS, SPARSE)}
+
+    def seeds_of(self, variant: str) -> list[int]:
+        return self.seeds[: self.variants[variant].get(SEEDS)]
+
+    def sparse(self, variant: str) -> int | None:
+        return self.variants[variant].get(SPARSE)
+
 
 def load_ablation(path: Path = FILE) -> Ablation:
     """Read and check the file. Raises ValueError that names the key and what is wrong with it."""
     ablation = load_study_params(path, Ablation)
     if len(set(ablation.seeds)) < len(ablation.seeds):
         raise ValueError(f"{path}: seeds: found {ablation.seeds}, expected each once")
-    for name, changes in ablation.variants.items():
+    for name, own in ablation.variants.items():
+        changes, count = ablation.changes(name), own.get(SEEDS, len(ablation.seeds))
+        if not (type(count) is int and 0 < count <= len(ablation.seeds)):
+            raise ValueError(
+                f"{path}: variants.{name}.{SEEDS}: found {count!r}, expected 1 to {len(ablation.seeds)}, of {SEEDS}"
+            )
+        sparse = ablation.sparse(name)
+        if sparse is not None and not (type(sparse) is int and sparse > 1 and changes.get(SWITCH)):
+            raise ValueError(
+                f"{path}: variants.{name}.{SPARSE}: found {sparse!r}, expected 2 or more, with {SWITCH}: true"
+            )
         for key in changes:
             if key.split(".")[0] not in READ:
                 raise ValueError(
@@ -55,7 +79,7 @@ def params_of(ablation: Ablation, variant: str, seed: int) -> Params:
     if variant not in ablation.variants:
         raise ValueError(f"{FILE} has no variant {variant!r}; it has {', '.join(ablation.variants)}")
     try:
-        params = load_params(PARAMS_FILE, {**ablation.variants[variant], "seed": seed})
+        params = load_params(PARAMS_FILE, {**ablation.changes(variant), "seed": seed})
     except ValueError as error:
         raise ValueError(f"as {FILE} changes it for variant {variant}, {error}") from None
     return on_one_device(params)

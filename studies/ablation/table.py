@@ -18,7 +18,7 @@ from pipeline.scoring.plot import draw
 from pipeline.scoring.registry import MAIN, SCORES, headlines, in_tables
 from pipeline.scoring.variants import Difference, Result, Runs, best, curve_by_length, summarize
 from stages import run
-from studies.ablation.settings import CHOICE, OUT, Ablation, load_ablation
+from studies.ablation.settings import CHOICE, OUT, SEEDS, Ablation, load_ablation
 from studies.ablation.variant import COST
 
 RESULTS = Path("studies/ablation/results.csv")
@@ -59,14 +59,13 @@ def main() -> None:
     if not REPORT.exists():
         write_text(REPORT, f"{TITLE}{BEGIN}\n{END}\n")
     insert(REPORT, report(ablation, runs, results, baseline), BEGIN, END)
-    print(
-        f"table: {len(runs)} variants, {len(ablation.seeds)} seeds each; the best baseline is {baseline}; see {REPORT}"
-    )
+    count = sum(map(len, runs.values()))
+    print(f"table: {len(runs)} variants, {count} runs; the best baseline is {baseline}; see {REPORT}")
 
 
 def read_runs(ablation: Ablation, variant: str, folder: str = ".") -> list[pd.DataFrame]:
     """Each seed's table of per-segment scores, out of that folder of the run. ValueError names one that is missing."""
-    paths = [OUT / variant / f"seed-{seed}" / folder / "segments.parquet" for seed in ablation.seeds]
+    paths = [OUT / variant / f"seed-{seed}" / folder / "segments.parquet" for seed in ablation.seeds_of(variant)]
     for path in paths:
         if not path.is_file():
             raise ValueError(f"no {path}: make ablation")
@@ -116,17 +115,20 @@ def report(ablation: Ablation, runs: Runs, results: Sequence[Result], baseline: 
     by_kind = ["variant", *(f"{group} ({count})" for group, count in groups.items())]
     segments = runs[baseline][0]
 
+    fewer = ""
+    if any(ablation.seeds_of(name) != ablation.seeds for name in runs):
+        fewer = " (what has no ±: the first alone, and differences to it are of runs with this one)"
     rows = [
         [name, changes(ablation, name), *(spread(found[name, "all", metric]) for metric in metrics)] for name in runs
     ]
     parts = [
         f"`make ablation`: {len(segments)} segments of {segments['video_id'].nunique()} videos, training seeds "
-        f"{', '.join(map(str, ablation.seeds))}. Averages of the segments' own scores, times 100, and their standard "
-        "deviation over the seeds. Intervals are of 95 %, paired and over videos: each segment's score is averaged "
-        "over the seeds, then whole videos are drawn with replacement, the same for all variants. They tell what other "
-        "videos would give, the standard deviations what other seeds would. One interval in twenty misses what it is "
-        "of; so a star marks a difference whose p (approximate randomisation, over videos) is below 0.05 also when "
-        "corrected for all variants and groups compared with the same one by the same score (Holm). "
+        f"{', '.join(map(str, ablation.seeds))}{fewer}. Averages of the segments' own scores, times 100, and their "
+        "standard deviation over the seeds. Intervals are of 95 %, paired and over videos: each segment's score is "
+        "averaged over the seeds, then whole videos are drawn with replacement, the same for all variants. They tell "
+        "what other videos would give, the standard deviations what other seeds would. One interval in twenty misses "
+        "what it is of; so a star marks a difference whose p (approximate randomisation, over videos) is below 0.05 "
+        "also when corrected for all variants and groups compared with the same one by the same score (Holm). "
         f"All figures: `{RESULTS}`.",
         f"All segments. The best baseline is `{baseline}`: by {MAIN}, over the seeds, on the {CHOICE} split.",
         table(["variant", "changes", *metrics], rows),
@@ -154,7 +156,7 @@ def read_costs(ablation: Ablation) -> dict[str, list[str]]:
     """The cells of COSTS of every variant whose runs have measured them."""
     found = {}
     for variant in ablation.variants:
-        paths = [OUT / variant / f"seed-{seed}" / COST for seed in ablation.seeds]
+        paths = [OUT / variant / f"seed-{seed}" / COST for seed in ablation.seeds_of(variant)]
         if all(path.is_file() for path in paths):
             runs = pd.DataFrame([json.loads(path.read_text()) for path in paths]).mean()
             found[variant] = [show(runs[key]) for key, show in COSTS.values()]
@@ -162,7 +164,8 @@ def read_costs(ablation: Ablation) -> dict[str, list[str]]:
 
 
 def changes(ablation: Ablation, variant: str) -> str:
-    return ", ".join(f"`{key}: {str(value).lower()}`" for key, value in ablation.variants[variant].items())
+    own = ablation.variants[variant]
+    return ", ".join(f"`{key}: {str(value).lower()}`" for key, value in own.items() if key != SEEDS)
 
 
 def spread(result: Result) -> str:

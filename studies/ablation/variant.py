@@ -14,12 +14,16 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import stages
 from pipeline.files.aside import write_text
 from pipeline.params import Params
 from studies.ablation.seeds import for_each_seed
 from studies.ablation.settings import CHOICE, OUT, PRETRAINED, load_ablation, params_of
+
+if TYPE_CHECKING:
+    from pipeline.captioner.sequences import MakeExamples
 
 CAPTIONS = "captions.parquet"
 COST = "cost.json"
@@ -30,23 +34,31 @@ def main(variant: str) -> None:
     ablation = load_ablation()
     for name in ablation.variants:
         params_of(ablation, name, 0)  # a mistake in the last variant is reported now, not when its turn comes
-    params = {seed: params_of(ablation, variant, seed) for seed in ablation.seeds}
-    for_each_seed(variant, partial(run, variant), params)
+    params = {seed: params_of(ablation, variant, seed) for seed in ablation.seeds_of(variant)}
+    for_each_seed(variant, partial(run, variant, ablation.sparse(variant)), params)
 
 
-def run(variant: str, params: Params, seed: int) -> str:
-    """One seed's training, captions and scores; returns the closing line of `evaluate`."""
+def run(variant: str, sparse: int | None, params: Params, seed: int) -> str:
+    """One seed's training, captions and scores; returns the closing line of `evaluate`.
+
+    Args:
+        sparse: of how many frames a memory may look at; None: of all.
+    """
+    from pipeline.captioner.sequences import make_examples
     from stages.caption import caption
     from stages.evaluate import evaluate
     from stages.finetune import finetune
+    from studies.ablation.sparse import sparse_examples
 
+    examples_of = partial(sparse_examples, count=sparse) if sparse else make_examples
     out = OUT / variant / f"seed-{seed}"
     with TemporaryDirectory() as weights:
         started = time.process_time()
-        finetune(params, Path(weights), out / "curves", PRETRAINED / f"seed-{seed}")
+        finetune(params, Path(weights), out / "curves", PRETRAINED / f"seed-{seed}", examples_of)
         training_cpu_s = time.process_time() - started
-        caption(params, Path(weights), out / CAPTIONS)
-        write_text(out / COST, json.dumps(cost(params, Path(weights)) | {"training_cpu_s": training_cpu_s}) + "\n")
+        caption(params, Path(weights), out / CAPTIONS, examples_of)
+        costs = cost(params, Path(weights), examples_of) | {"training_cpu_s": training_cpu_s}
+        write_text(out / COST, json.dumps(costs) + "\n")
         if not params.memory.enabled:
             on_choice = params.on_split(CHOICE)
             caption(on_choice, Path(weights), out / CHOICE / CAPTIONS)
@@ -54,12 +66,12 @@ def run(variant: str, params: Params, seed: int) -> str:
         return evaluate(params, *(out / name for name in (CAPTIONS, *TABLES)))
 
 
-def cost(params: Params, weights: Path) -> dict[str, float]:
+def cost(params: Params, weights: Path, examples_of: "MakeExamples") -> dict[str, float]:
     """Of captioning some test videos (`pipeline.captioner.cost.Cost`)."""
     from pipeline.captioner.cost import costed, measure
     from stages.caption import prepare
 
-    captioner, tokenizer, segments, examples = prepare(params, weights)
+    captioner, tokenizer, segments, examples = prepare(params, weights, examples_of)
     chosen = costed(segment.video_id for segment in segments)
     some = [example for example in examples if example.targets[0].segment.video_id in chosen]
     return asdict(measure(captioner, tokenizer, some, **params.caption.model_dump(exclude={"split", "precision"})))

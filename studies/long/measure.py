@@ -7,13 +7,14 @@ docs/results.md, what stands between two markers.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from pipeline.captioner.model import load_captioner
+from pipeline.captioner.model import CaptionerConfig, load_captioner, load_config
 from pipeline.files.aside import write_text
 from pipeline.params import load_params
 from pipeline.scoring.markdown import insert, table
@@ -33,8 +34,12 @@ def main() -> None:
     long, params, videos = load_long(), load_params(), Videos.read(DATA)
     generation = params.caption.model_dump(exclude={"split", "precision", "batch_size"})
     rows: list[dict[str, Any]] = []
-    for name, folder in {RUN: FINETUNED, **{name: MODELS / name for name in long.captioners}}.items():
-        captioner, tokenizer = load_captioner(folder, DECODER)
+    folders = {RUN: FINETUNED, **{name: MODELS / name for name in long.captioners}}
+    for name in (*folders, *long.entries):
+        if name in folders:
+            captioner, tokenizer = load_captioner(folders[name], DECODER)
+        else:
+            captioner, tokenizer = load_captioner(FINETUNED, DECODER, with_entries(long.entries[name]))
         for seconds in long.measuring.seconds:
             found = measure(captioner, tokenizer, videos, seconds, long.measuring.seed, generation)
             rows.append({"captioner": name, **found})
@@ -44,12 +49,24 @@ def main() -> None:
         write_json(METRICS / f"{name}.json", {f"facts.{seconds}s": row["facts"] for seconds, row in own.items()})
     write_text(METRICS / "table.csv", pd.DataFrame(rows).round(4).to_csv(index=False, lineterminator="\n"))
     draw(rows, PLOT)
-    insert(REPORT, report(rows), BEGIN, END)
+    insert(REPORT, report(rows, list(long.captioners)), BEGIN, END)
     print(f"long: {METRICS}/table.csv has every figure, {PLOT} and {REPORT} show them")
 
 
-def report(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The Markdown between the markers."""
+def with_entries(count: int) -> CaptionerConfig:
+    """The main pipeline's captioner, with a memory of so many keys. ValueError if it has none."""
+    config = load_config(FINETUNED)
+    if config.memory is None:
+        raise ValueError(f"{FINETUNED}: this captioner has no memory; dvc exp run -S memory.enabled=true")
+    return replace(config, memory=replace(config.memory, max_entries=count))
+
+
+def report(rows: Sequence[Mapping[str, Any]], trained: Sequence[str]) -> str:
+    """The Markdown between the markers.
+
+    Args:
+        trained: captioners that the study has trained.
+    """
     names = list(dict.fromkeys(row["captioner"] for row in rows))
     found = {(row["captioner"], row["seconds"]): row for row in rows}
     distances = sorted({row["seconds"] for row in rows})
@@ -76,7 +93,7 @@ def report(rows: Sequence[Mapping[str, Any]]) -> str:
             table(heads, [[name, *(facts(found[name, s]) for s in distances)] for name in names]),
             f"![Facts of kind before against the time between evidence and segment]({PLOT.name})",
             "CPU seconds of one caption, all frames looked at anew, and what a stream holds when the segment ends"
-            + "".join(f"; {name} was trained in {training_cpu_s(name)} CPU s" for name in names if name != RUN)
+            + "".join(f"; {name} was trained in {training_cpu_s(name)} CPU s" for name in trained)
             + ":",
             table(heads, [[name, *(cost(found[name, s]) for s in distances)] for name in names]),
             f"What is left of what there is {clock(SHORT_S)} after the evidence, a guess taken away from both:",

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from pipeline.params import PARAMS_FILE, Count, Params, Section, load_params, load_study_params
+from pipeline.params import PARAMS_FILE, Count, Params, Positive, Section, load_params, load_study_params
 
 FILE = Path("studies/long/params.yaml")
 MODELS = Path("studies/long/models")  # a folder for each captioner
@@ -23,14 +23,18 @@ class Measuring(Section):
 
 class Long(Section):
     captioners: dict[Name, dict[str, Any]]
+    entries: dict[Name, Positive]
     measuring: Measuring
 
 
 def load_long(path: Path = FILE) -> Long:
     """Read and check the file. Raises ValueError that names each key that is wrong."""
     long = load_study_params(path, Long)
-    if RUN in long.captioners:
-        raise ValueError(f"{path}: captioners: {RUN} is what models/finetuned is called; choose another name")
+    for section in ("captioners", "entries"):
+        if RUN in getattr(long, section):
+            raise ValueError(f"{path}: {section}: {RUN} is what models/finetuned is called; choose another name")
+    if twice := sorted(long.captioners.keys() & long.entries):
+        raise ValueError(f"{path}: entries: {twice[0]} is one of captioners, too; choose another name")
     return long
 
 

@@ -42,6 +42,14 @@ def test_mean_and_sd_are_over_the_seeds_runs():
     assert found["last", "all", "CIDEr"].over == {}
 
 
+def test_variants_are_compared_over_the_seeds_that_both_have():
+    runs = {"last": [scores([0, 0, 2, 2]), scores([100, 100, 300, 300])], "memory": [scores([10, 20, 30, 40])]}
+    found = by_key(summarize(runs, ["last"], draws=100))
+    assert (found["last", "all", "CIDEr"].mean, found["memory", "all", "CIDEr"].mean) == (100.5, 25)
+    assert found["memory", "all", "CIDEr"].over["last"].mean == 24  # of the first run alone
+    assert found["memory", "all", "CIDEr"].over["last"].low > 0
+
+
 def test_a_single_seed_has_no_sd():
     [result, *_] = summarize({"last": [scores([1, 2])]}, ["last"], draws=10)
     assert result.sd is None

@@ -19,7 +19,9 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline.baselines import BASELINES
+from pipeline.captioner.sequences import collate
 from pipeline.dataset.segments import Segment, to_table
+from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.params import load_params
 from pipeline.scoring.markdown import insert
 from pipeline.scoring.paired import LENGTHS
@@ -27,9 +29,12 @@ from pipeline.scoring.plot import COLOURS, draw, ticks
 from pipeline.scoring.variants import Curve, Difference
 from studies.ablation import table
 from studies.ablation.settings import CHOICE, FILE, load_ablation, on_one_device, params_of
+from studies.ablation.sparse import sparse_examples
 from studies.ablation.table import BEGIN, END
 from tests.conftest import write_params
 from tests.random_clip import write_random_clip
+
+SEVERAL = ("plain", "prior")  # these are more than one change away
 
 TINY = """
 seeds: [0, 1]
@@ -49,7 +54,9 @@ def test_every_variant_is_valid_and_those_with_memory_are_one_change_away_from_t
         if name in ablation.baselines or name == ablation.default:
             continue
         memory = params.memory.model_dump()
-        assert len([key for key in memory if memory[key] != default["memory"][key]]) == 1, name
+        changed = [key for key in memory if memory[key] != default["memory"][key]]
+        assert [f"memory.{key}" for key in changed] == list(ablation.changes(name))[1:] or name in SEVERAL, name
+        assert (len(changed) + bool(ablation.sparse(name)) == 1) != (name in SEVERAL), name
         assert {**params.model_dump(), "memory": None, "seed": 0} == {**default, "memory": None}
     assert {params_of(ablation, name, 0).baseline.frames for name in ablation.baselines} == set(BASELINES)
 
@@ -65,6 +72,11 @@ def test_every_variant_is_valid_and_those_with_memory_are_one_change_away_from_t
             r"variants\.odd: mapper\.width changes nothing here; expected one of me",
         ),
         ("{memory.k: 8}", r"variants\.odd: memory\.enabled is missing"),
+        ("{seeds: 3, memory.enabled: true}", r"variants\.odd\.seeds: found 3, expected 1 to 2, of seeds"),
+        ("{sparse: 1, memory.enabled: true}", r"variants\.odd\.sparse: found 1, expected 2 or more"),
+        ("{sparse: 8, memory.enabled: false}", r"variants\.odd\.sparse: found 8, expected .*memory\.enabled: true"),
+        ("{seeds: 0, memory.enabled: true}", r"variants\.odd\.seeds: found 0"),
+        ("{seeds: [0], memory.enabled: true}", r"variants\.odd\.seeds: found \[0\]"),
         ("{memory.enabled: false}", r"variants\.odd: baseline\.frames is missing"),
         ("8", r"studies/ablation/params\.yaml:\n  variants\.odd: found 8"),
     ],
@@ -93,6 +105,18 @@ def test_settings_that_make_no_ablation_are_refused(tmp_path, before, after, mes
     path.write_text(TINY.replace(before, after))
     with pytest.raises(ValueError, match=message):
         load_ablation(path)
+
+
+def test_a_sparse_memory_sees_evenly_spaced_frames_of_before_and_of_the_segment_and_its_last():
+    frames = np.arange(60, dtype=np.float16)[:, None]
+    videos = {"v": VideoEmbeddings(np.arange(60) / 5, frames)}
+    segments = [
+        Segment("v#0", "v", "test", start_s, end_s, ("a caption",), "now") for start_s, end_s in ((0, 0.3), (6, 11.9))
+    ]
+    first, second = sparse_examples(segments, videos, scope="video", count=8)
+    assert first.read()[:, 0].tolist() == [0, 1] and second.read()[:, 0].tolist() == [0, 10, 19, 29, 30, 40, 49, 59]
+    assert [(e.targets[0].start, e.targets[0].end) for e in (first, second)] == [(0, 1), (4, 7)]
+    assert len(collate([first, second]).segments) == 2
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
@@ -190,7 +214,7 @@ def write_scores(cider, folder: str = ".", n: int = 40) -> None:
     """A table of each variant and seed: `cider` of a variant's name and place, give or take one."""
     rng = np.random.default_rng(0)
     for at, name in enumerate(load_ablation().variants):
-        for seed in load_ablation().seeds:
+        for seed in load_ablation().seeds_of(name):
             of_run = table.OUT / name / f"seed-{seed}" / folder
             of_run.mkdir(parents=True)
             scores = pd.DataFrame({"segment_id": [f"v{i}#0" for i in range(n)]})
@@ -218,10 +242,10 @@ def test_the_report_has_every_variant_and_its_intervals(scored):
     mean, memory, k_8 = (10 * places.index(name) for name in ("mean", "memory", "k-8"))
     table.main()
     text = table.REPORT.read_text()
-    assert "40 segments of 20 videos, training seeds 0, 1, 2." in text
+    assert "40 segments of 20 videos, training seeds 0, 1, 2 (what has no ±: the first alone, and" in text
     assert "whole videos are drawn" in text and "corrected for all variants and groups" in text
     assert "The best baseline is `mean`: by CIDEr, over the seeds, on the val split." in text
-    [shown] = re.findall(r"\| `k-8` \| `memory.enabled: true`, `memory.k: 8` \| ([\d.]+) ± 0\.\d \|", text)
+    [shown] = re.findall(r"\| `k-8` \| `memory.enabled: true`, `memory.k: 8` \| ([\d.]+) \|", text)  # of one seed
     assert float(shown) == pytest.approx(k_8, abs=1)
     [shown] = re.findall(r"\| `mean` \| ([\d.]+) ± 0\.\d \| [\d.]+ ± 0\.\d \|", text)  # no interval over itself
     assert float(shown) == pytest.approx(mean, abs=1)

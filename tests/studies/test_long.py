@@ -21,6 +21,7 @@ CAPTIONS = {"now": "a red star rests on the left", "before": "the red star comes
 TINY = """
 captioners:
   mean: {memory.enabled: false, baseline.frames: mean, baseline.count: 1}
+entries: {entries-20: 20}
 measuring: {seconds: [0, 10, 60], seed: 0}
 """
 
@@ -65,6 +66,9 @@ def test_every_captioner_is_valid_and_a_wrong_one_is_named(tmp_path):
     path.write_text(TINY.replace("mean:", f"{RUN}:", 1))
     with pytest.raises(ValueError, match="captioners: run is what models/finetuned is called"):
         load_long(path)
+    path.write_text(TINY.replace("entries-20: 20", "mean: 20"))
+    with pytest.raises(ValueError, match="entries: mean is one of captioners, too"):
+        load_long(path)
     path.write_text(TINY.replace("baseline.count: 1", "baseline.count: 0"))
     with pytest.raises(ValueError, match=r"for captioner mean, params\.yaml:\n  baseline\.count: found 0"):
         params_of(load_long(path), "mean")
@@ -93,10 +97,13 @@ def test_the_study_trains_measures_and_writes_its_table(tmp_path, monkeypatch, o
     measure.main()
 
     found = pd.read_csv(METRICS / "table.csv")
-    assert found.groupby("captioner").seconds.apply(list).to_dict() == {RUN: [0, 10, 60], "mean": [0, 10, 60]}
+    assert found.groupby("captioner").seconds.apply(list).to_dict() == {
+        name: [0, 10, 60] for name in (RUN, "entries-20", "mean")
+    }
     assert set(found.segments) == {3} and found.facts.between(0, 100).all()
     held = found.set_index(["captioner", "seconds"]).mib
     assert held[RUN, 60] > held[RUN, 0] and held["mean", 60] == held["mean", 0]
+    assert held["entries-20", 60] < held[RUN, 60]
     text = measure.REPORT.read_text()
     assert "Before." in text and re.search(r"^\| `run` \| \d+\.\d \(", text, re.MULTILINE)
     assert f"mean was trained in {json.loads((MODELS / 'mean/training.json').read_text())['cpu_s']} CPU s" in text
@@ -113,5 +120,5 @@ def test_what_is_left_is_said_of_what_there_is_ten_seconds_after_the_evidence(mo
         for name, of_one in facts.items()
         for seconds, value in of_one.items()
     ]
-    last = measure.report(rows).split("taken away from both:")[1]
+    last = measure.report(rows, ["mean"]).split("taken away from both:")[1]
     assert "| `run` | 1.15 | 1.00 | 0.50 |" in last and "| `mean` | - | - | - |" in last
