@@ -26,7 +26,7 @@ from bench.table import show
 from pipeline.dataset.segments import Segment, frames_of_segment, from_table
 from pipeline.dataset.shapes.grammar import Facts, read_facts
 from pipeline.features.search import Frames, Search, unit
-from pipeline.scoring.clipscore import embed_texts
+from pipeline.features.text_tower import embed_texts
 
 DATA, ENCODER = Path("data/videos"), Path("models/encoder")
 NEAREST, QUERIES = 10, 100

@@ -1,7 +1,7 @@
 """Serve the page: `python -m pipeline.app [--variant NAME] [--port 7860]`, on this machine alone.
 
 Questions about a video can be asked on it where there is an answerer: that of `make questions` beside the captioner in
-models/, or the one that --answerer names.
+models/, or the one that --answerer names. Beside the captioner in models/ the project's own videos can be searched.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.process.terminal import message
 from pipeline.serving.app.server import Server, listen
+from pipeline.serving.finder import Finder
 from pipeline.serving.video_answerer import ANSWERER, VideoAnswerer
 from pipeline.serving.video_captioner import VideoCaptioner
 
@@ -37,7 +38,8 @@ def main() -> None:
         exported = options.model
         captioner = VideoCaptioner.from_pretrained(exported) if exported else VideoCaptioner.load(options.variant)
         name = exported or options.variant or "captioner"
-        server = Server(listening, captioner, name, options.allow_host, answerer_for(captioner, options))
+        answerer, finder = answerer_for(captioner, options), finder_for(captioner, options)
+        server = Server(listening, captioner, name, options.allow_host, answerer, finder)
         print(f"app: open {server.url} (press Ctrl-C to stop)", flush=True)
         sys.exit(128 + asyncio.run(server.serve_until_signal()))
     except (ValueError, OSError) as error:
@@ -52,6 +54,16 @@ def answerer_for(captioner: VideoCaptioner, options: argparse.Namespace) -> Vide
     if options.variant or options.model or not ANSWERER.is_dir():
         return None
     return VideoAnswerer.load(encoder=captioner.encoder)  # both have that of models/
+
+
+def finder_for(captioner: VideoCaptioner, options: argparse.Namespace) -> Finder | None:
+    if options.variant or options.model:
+        return None  # their encoder may be another
+    try:
+        return Finder.load(captioner.encoder)
+    except ValueError as error:
+        print(f"app: no search: {error}", flush=True)
+        return None
 
 
 if __name__ == "__main__":

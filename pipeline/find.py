@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.features import shards
-from pipeline.features.search import Frames, Moment, Search, unit
+from pipeline.features.embeddings import unit
+from pipeline.features.search import Frames, Moment, Search, check_encoder, clock
 from pipeline.params import Params, load_params
 from pipeline.process.command import guarded, parser
 from pipeline.process.terminal import printable
@@ -33,7 +33,7 @@ def main() -> None:
     with guarded("find", kept=None):
         folder = DATA / options.dataset / "embeddings"
         params = load_params()
-        check_encoder(folder, params)
+        check_encoder(folder, ENCODER, params)
         search = Search(Frames.read(folder))
         for name, query in _queries(options, params):
             if query.shape[0] != (width := search.frames.vectors.shape[1]):
@@ -67,38 +67,19 @@ def _seconds(text: str) -> float:
     return value
 
 
-def check_encoder(folder: Path, params: Params) -> None:
-    """ValueError, naming the command that helps, if the embeddings are missing or are not those of this encoder."""
-    command = f"dvc repro embed@{folder.parent.name}"
-    try:
-        embedded = shards.index(folder)
-    except (ValueError, FileNotFoundError):
-        raise ValueError(f"{folder} holds no embeddings yet; make them with: {command}") from None
-    frames = folder.with_name("frames")
-    if not frames.is_dir():
-        return  # of what was pulled alone nobody can tell
-    from pipeline.features import provenance  # imports torch
-
-    current = provenance.of_embeddings(shards.index(frames), ENCODER, params.embed)
-    if not any(entry.fingerprint == current.get(video_id) for video_id, entry in embedded.items()):
-        raise ValueError(
-            f"{folder} was embedded by another encoder than {ENCODER} (or with other settings or code); make it anew "
-            f"with: {command}"
-        )
-
-
 def _queries(options: argparse.Namespace, params: Params) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """(what it is called, embedding [E] of length 1)."""
     if options.picture:
         yield printable(str(options.picture)), of_picture(options.picture, params)
         return
-    from pipeline.scoring.clipscore import embed_texts  # imports torch
+    from pipeline.features.text_tower import TextTower
 
+    if options.text is not None and not options.text.strip():
+        raise ValueError("found an empty text, expected some words")
+    tower = TextTower(ENCODER, params.device)
     for text in [options.text] if options.text is not None else sys.stdin:
         if text.strip():
-            yield printable(text.strip()), embed_texts(ENCODER, [text.strip()], params.device)[0]
-        elif options.text is not None:
-            raise ValueError("found an empty text, expected some words")
+            yield printable(text.strip()), tower.embed([text.strip()])[0]
 
 
 def of_picture(path: Path, params: Params) -> NDArray[np.float32]:
@@ -120,13 +101,6 @@ def listed(name: str, moments: list[Moment]) -> str:
         f"{moment.similarity:>8.3f}  {clock(moment.time_s):>9}  {printable(moment.video_id)}" for moment in moments
     ]
     return "\n".join([name, f"{'cosine':>8}  {'time':>9}  video", *lines])
-
-
-def clock(seconds: float) -> str:
-    """1:02:03.4, or 2:03.4 where there are no hours."""
-    tenths = round(10 * seconds)
-    hours, minutes, rest = tenths // 36_000, tenths // 600 % 60, tenths % 600 / 10
-    return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
 
 
 if __name__ == "__main__":

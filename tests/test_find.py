@@ -10,7 +10,8 @@ import pytest
 from pipeline import find
 from pipeline.features import shards
 from pipeline.features.encoder import WEIGHTS_FILE
-from pipeline.scoring.clipscore import embed_texts
+from pipeline.features.search import clock
+from pipeline.features.text_tower import embed_texts
 from stages import embed
 from tests.features.test_embed import SHARDS, picture, write_frames
 from tests.random_clip import write_random_clip
@@ -88,4 +89,4 @@ def test_what_cannot_be_searched_is_said_in_one_line(here, monkeypatch, capsys):
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.04, "0:00.0"), (59.96, "1:00.0"), (3723.44, "1:02:03.4")])
 def test_times_are_written_as_players_show_them(seconds, expected):
-    assert find.clock(seconds) == expected
+    assert clock(seconds) == expected

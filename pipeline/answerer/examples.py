@@ -22,7 +22,7 @@ from pipeline.answerer.reader import BUCKETS, MAX_WORDS
 from pipeline.dataset.questions.question import Question
 from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.features.encoder import embedding_width
-from pipeline.scoring.clipscore import NoTextTower, embed_texts
+from pipeline.features.text_tower import NoTextTower, embed_texts
 
 MAX_TOKENS = 512  # of a question, where a language model does not say how many it reads
 Look = Callable[[Sequence[str]], NDArray[np.float32]]  # words -> what they look like [words, E], of length 1

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.features import shards
 from pipeline.features.embeddings import unit, vectors
+from pipeline.params import Params
 
 # Of more frames than these an inverted file is searched: it takes seconds to build, and then a fraction of the time of
 # comparing with every frame (bench/find.py). Of fewer, comparing takes less than reading them did.
@@ -58,6 +59,26 @@ class Frames:
     def moment(self, row: int, similarity: float) -> Moment:
         video = int(np.searchsorted(self.begins, row, side="right")) - 1
         return Moment(self.video_ids[video], float(self.times_s[row]), similarity)
+
+
+def check_encoder(folder: Path, encoder: Path, params: Params) -> None:
+    """ValueError, naming the command that helps, if the embeddings are missing or are not those of this encoder."""
+    command = f"dvc repro embed@{folder.parent.name}"
+    try:
+        embedded = shards.index(folder)
+    except (ValueError, FileNotFoundError):
+        raise ValueError(f"{folder} holds no embeddings yet; make them with: {command}") from None
+    frames = folder.with_name("frames")
+    if not frames.is_dir():
+        return  # of what was pulled alone nobody can tell
+    from pipeline.features import provenance  # imports torch
+
+    current = provenance.of_embeddings(shards.index(frames), encoder, params.embed)
+    if not any(entry.fingerprint == current.get(video_id) for video_id, entry in embedded.items()):
+        raise ValueError(
+            f"{folder} was embedded by another encoder than {encoder} (or with other settings or code); make it anew "
+            f"with: {command}"
+        )
 
 
 class Search:
@@ -112,3 +133,10 @@ class Search:
                 count -= 1
                 if not count:
                     return
+
+
+def clock(seconds: float) -> str:
+    """1:02:03.4, or 2:03.4 where there are no hours."""
+    tenths = round(10 * seconds)
+    hours, minutes, rest = tenths // 36_000, tenths // 600 % 60, tenths % 600 / 10
+    return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"

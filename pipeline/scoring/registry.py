@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from pipeline.dataset.segments import Segment
 from pipeline.dataset.shapes.grammar import facts_right
-from pipeline.scoring.clipscore import NoTextTower, clip_scores
+from pipeline.features.text_tower import NoTextTower
+from pipeline.scoring.clipscore import clip_scores
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from pipeline.backbones.small_training import minimise, reproducible
 from pipeline.dataset.shapes.grammar import facts_right
 from pipeline.device import choose_device
 from pipeline.features.encoder import load_encoder
+from pipeline.features.text_tower import embed_texts
 from pipeline.language.beam import beam_search
 from pipeline.language.decoder import load_decoder, tokenize
 from pipeline.params import load_params
-from pipeline.scoring.clipscore import embed_texts
 from pipeline.scoring.gap import unit
 from pipeline.scoring.scorer import Scorer
 from pipeline.scoring.table import write_json

@@ -28,10 +28,10 @@ from pipeline.device import choose_device
 from pipeline.features import shards
 from pipeline.features.embeddings import vectors
 from pipeline.features.encoder import CONFIG_FILE, Encoder, load_encoder, save_encoder
+from pipeline.features.text_tower import embed_texts
 from pipeline.files import strict_json
 from pipeline.files.aside import aside, write_text
 from pipeline.params import Params, load_params
-from pipeline.scoring.clipscore import embed_texts
 from pipeline.scoring.gap import Gap, cone, measure_gap, measures, unit, unit_pairs
 from pipeline.scoring.table import write_json
 from stages import run

@@ -9,7 +9,8 @@ import torch
 from pipeline.dataset.segments import Segment
 from pipeline.features import shards
 from pipeline.features.encoder import CONFIG_FILE
-from pipeline.scoring.clipscore import NoTextTower, clip_scores, embed_texts
+from pipeline.features.text_tower import NoTextTower, embed_texts
+from pipeline.scoring.clipscore import clip_scores
 from tests.random_clip import write_random_clip
 
 WIDTH = 16

@@ -11,8 +11,8 @@ import pytest
 import stages.evaluate
 from pipeline.dataset.segments import Segment, from_table, to_table
 from pipeline.dataset.shapes.grammar import facts_right
+from pipeline.features.text_tower import NoTextTower
 from pipeline.scoring.caption_table import write_captions
-from pipeline.scoring.clipscore import NoTextTower
 from pipeline.scoring.registry import of_corpus
 from pipeline.scoring.scorer import Scorer
 

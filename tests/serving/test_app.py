@@ -1,6 +1,7 @@
 """The page to drop a video on: its server over HTTP, and the page in a real browser (skipped without a Chromium)."""
 
 import asyncio
+import base64
 import copy
 import json
 import os
@@ -24,10 +25,14 @@ from playwright.sync_api import Page, expect
 from pipeline.app import main
 from pipeline.captioner import familiarity
 from pipeline.features.embeddings import VideoEmbeddings
+from pipeline.features.search import clock
 from pipeline.serving.app.server import Server, listen
+from pipeline.serving.finder import Finder
 from pipeline.serving.video_answerer import VideoAnswerer
 from pipeline.serving.video_captioner import VideoCaptioner
+from stages import embed
 from tests.conftest import run_ffmpeg, write_params
+from tests.features.test_embed import SHARDS, picture, write_frames
 from tests.own_models import PARAMS, write_answerer, write_models
 from tests.serving.test_report import browser  # noqa: F401
 
@@ -94,6 +99,22 @@ def answerer(captioner, tmp_path_factory) -> VideoAnswerer:
         write_models()
         write_answerer()
         return VideoAnswerer.load(encoder=captioner.encoder)
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope="module")
+def finder(captioner, tmp_path_factory) -> Finder:
+    params, before = Path("params.yaml").resolve(), Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("videos"))
+    try:
+        write_params(Path("params.yaml"), params, {**PARAMS, "frames.shards": SHARDS})
+        write_models()
+        assert Finder.load(captioner.encoder) is None
+        write_frames(Path("data/videos/frames"), {f"<i>v{i}": (12, i) for i in range(5)})
+        embed.main("videos")
+        found = Finder.load(captioner.encoder)
+        return replace(found, frames=found.frames.resolve())
     finally:
         os.chdir(before)
 
@@ -227,6 +248,50 @@ def test_an_answerer_that_samples_other_frames_is_refused(captioner, answerer):
     other = answerer.params.model_copy(update={"frames": answerer.params.frames.model_copy(update={"fps": 2.0})})
     with listen(0) as listening, pytest.raises(ValueError, match=r"the answerer samples frames as .* needs two"):
         Server(listening, captioner, "memory", (), replace(answerer, params=other))
+
+
+def sought(server: Running, body: bytes, kind: str = "application/json") -> tuple[int, dict]:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=300)
+    connection.request("POST", "/find", body, {"Content-Type": kind})
+    answer = connection.getresponse()
+    content = json.load(answer)
+    connection.close()
+    return answer.status, content
+
+
+def test_a_picture_finds_its_moment_and_a_text_those_most_like_it(captioner, uploads, finder):
+    with Running(listen(0), captioner, "memory", finder=finder) as server:
+        status, of_picture = sought(server, picture("<i>v3 3 7"), "image/jpeg")
+        of_text = sought(server, json.dumps({"text": "a red star"}).encode())[1]["moments"]
+    best, expected = of_picture["moments"][0], finder.of_picture(picture("<i>v3 3 7"))[0]
+    assert (status, best["video"], best["at"]) == (200, expected.video_id, clock(expected.time_s))
+    assert best["similarity"] == pytest.approx(1, abs=1e-3) and 0 <= expected.time_s <= 2.2
+    assert base64.b64decode(best["thumbnail"]).startswith(b"RIFF")
+    expected = finder.of_text("a red star")
+    assert [one["video"] for one in of_text] == [one.video_id for one in expected] and len(of_text) == 5
+    assert [one["similarity"] for one in of_text] == pytest.approx([one.similarity for one in expected], abs=1e-4)
+
+
+def test_what_cannot_be_sought_is_refused(captioner, server, uploads, finder):
+    with Running(listen(0), captioner, "memory", finder=finder) as searching:
+        for body, kind, why in [
+            (b'{"text": " "}', "application/json", "the text is empty; expected some words"),
+            (json.dumps({"text": "a" * 2000}).encode(), "application/json", "the text has 2,000 characters; expected"),
+            (b'{"text": 3}', "application/json", "expected a text as text"),
+            (b"[]", "application/json", 'expected {"text": text}, or a picture'),
+            (b"{", "application/json", 'expected {"text": text}, or a picture'),
+            (b"no picture", "image/png", "10 bytes that are no picture"),
+            (b"", "image/png", "the file is empty"),
+        ]:
+            status, content = sought(searching, body, kind)
+            assert status == 400 and content["error"].startswith(why)
+        assert searching.status("Host: localhost", "Origin: https://evil.example", request="POST /find HTTP/1.1") == 403
+    assert sought(server, b'{"text": "a"}')[0] == 404  # one without videos
+
+
+def test_without_the_frames_moments_are_found_without_pictures(captioner, uploads, finder, tmp_path):
+    with Running(listen(0), captioner, "memory", finder=replace(finder, frames=tmp_path / "gone")) as server:
+        assert {one["thumbnail"] for one in sought(server, b'{"text": "a"}')[1]["moments"]} == {None}
 
 
 def test_whoever_leaves_frees_the_next_in_the_queue_and_ends_ffmpeg(server, videos):
@@ -426,6 +491,30 @@ def test_a_question_is_answered_under_the_video_with_the_moments_it_looked_at(pa
     page.get_by_role("button", name="Ask", exact=True).click()
     expect(page.locator("#trouble")).to_have_text("The question is empty; expected some words.")
     expect(page.locator("#answer")).to_be_empty()
+
+
+def test_moments_of_the_projects_videos_are_found_on_the_page(browser, captioner, uploads, finder, tmp_path):  # noqa: F811
+    with Running(listen(0), captioner, "memory", finder=finder) as server:
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.goto(server.url)
+        expect(page.locator("#searched")).to_contain_text("In 5 videos, 60 frames")
+        page.locator("#sought").fill("a red star")
+        page.get_by_role("button", name="Find", exact=True).click()
+        expect(page.locator("#searched")).to_contain_text("a red star: the most similar of 5 videos")
+        expected = [f"{one.similarity:.3f} {one.video_id} {clock(one.time_s)}" for one in finder.of_text("a red star")]
+        assert page.locator("#found figcaption").all_inner_texts() == expected
+        assert all(page.locator("#found img").evaluate_all("images => images.map((one) => one.naturalWidth > 0)"))
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        (tmp_path / "a <b>.jpg").write_bytes(picture("<i>v3 3 7"))
+        page.locator("#like").set_input_files(tmp_path / "a <b>.jpg")
+        expect(page.locator("#searched")).to_contain_text("a <b>.jpg: the most similar")
+        best = finder.of_picture(picture("<i>v3 3 7"))[0]
+        expect(page.locator("#found figcaption").first).to_have_text(f"1.000 {best.video_id} {clock(best.time_s)}")
+        (tmp_path / "none.png").write_bytes(b"nothing")
+        page.locator("#like").set_input_files(tmp_path / "none.png")
+        expect(page.locator("#searched")).to_have_text("7 bytes that are no picture (JPEG, PNG, ...).")
+        expect(page.locator("#found")).to_be_empty()
+        page.close()
 
 
 def test_what_is_no_video_is_told_on_the_page(page, tmp_path):

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.features.search import clock
+from pipeline.serving.finder import Finder
 from pipeline.serving.video_answerer import Seen, VideoAnswerer
 from pipeline.serving.video_captioner import VideoCaptioner
 from pipeline.serving.video_frames import Watch
@@ -81,6 +83,22 @@ def answer_of(answerer: VideoAnswerer, seen: Seen, question: str, at_s: float | 
         ],
         "warnings": list(one.warnings),
     }
+
+
+def found_of(finder: Finder, sought: str | bytes) -> dict[str, Any]:
+    """What the page shows of a search for a text or a picture. Raises ValueError for what cannot be sought."""
+    rows = []
+    for moment in finder.of_text(sought) if isinstance(sought, str) else finder.of_picture(sought):
+        jpeg = finder.picture(moment)
+        rows.append(
+            {
+                "video": moment.video_id,
+                "at": clock(moment.time_s),
+                "similarity": round(moment.similarity, 6),
+                "thumbnail": jpeg and thumbnail(jpeg),
+            }
+        )
+    return {"moments": rows}
 
 
 def film(jpegs: Sequence[bytes]) -> list[list[Any]]:

@@ -4,7 +4,7 @@ let file = null; // chosen last
 let asking = null; // the request that is waited for: what comes of another, given up, is nobody's
 let current = null; // the segment that is shown
 
-const { variant, trainedOn, mostBytes, answers } = content;
+const { variant, trainedOn, mostBytes, answers, searched } = content;
 byId("ran").textContent = `Model: ${variant}${trainedOn ? `, ${trainedOn}` : ""}.`;
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + ".";
 
@@ -152,6 +152,24 @@ function drawAnswer({ question, first, moments }, at) {
         : make("p", { class: "none" }, "At no frame: this answerer sees the question alone.")),
   ];
 }
+// Search in the project's own videos
+
+let searching = 0; // the search that is waited for
+byId("find").hidden = !searched;
+byId("searched").textContent = `In ${searched}: what a frame shows, not what was before it.`;
+
+async function find(what, body, headers = {}) {
+  const mine = ++searching;
+  byId("searched").textContent = "Looking …";
+  const told = await fetch("/find", { method: "POST", body, headers })
+    .then((answer) => answer.json()).catch(() => ({ error: "the app does not answer. If it has ended, start it again (make app)" }));
+  if (mine !== searching) return; // another was asked for
+  byId("searched").textContent = told.error ? sentence(told.error) : `${what}: the most similar of ${searched}. Below each, its cosine.`;
+  byId("found").replaceChildren(...(told.moments ?? []).map(({ video, at, similarity, thumbnail }) => make("figure", {},
+    ...(thumbnail ? [make("img", { src: `data:image/webp;base64,${thumbnail}`, alt: `${video} at ${at}` })] : []),
+    make("figcaption", {}, make("b", {}, similarity.toFixed(3)), ` ${video} ${at}`))));
+}
+
 const shownAt = () => byId("film").hidden ? video.currentTime : content.videos.video.film[byId("at").value][0] / content.fps;
 
 // The player: the browser's own, or frames where it cannot play the file
@@ -203,6 +221,16 @@ byId("at").addEventListener("input", (event) => {
 });
 
 byId("question").addEventListener("submit", ask);
+byId("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const text = byId("sought").value;
+  find(text, JSON.stringify({ text }));
+});
+byId("like").addEventListener("change", (event) => {
+  const [picture] = event.target.files;
+  if (picture) find(picture.name, picture, { "Content-Type": picture.type || "image/unknown" });
+  event.target.value = "";
+});
 byId("cancel").addEventListener("click", giveUp);
 byId("segments").addEventListener("change", caption);
 byId("file").addEventListener("change", (event) => {

@@ -11,6 +11,9 @@ work proceeds:
 Closing the connection cancels the work on that video. `content` has an id under `seen`, by which the last few videos
 can be asked about, where there is an answerer. POST /ask with {"seen": id, "question": text, "at": seconds or null} is
 answered with {"first": [[answer, probability], ...], "moments": [...], "warnings": [...]}, or {"error": "why"}.
+
+POST /find, with {"text": text} or with a picture as its body (Content-Type: image/...), searches the project's videos,
+where these were embedded: {"moments": [{"video": id, "at": time, "similarity": cosine, "thumbnail": WebP}, ...]}.
 """
 
 import asyncio
@@ -36,12 +39,14 @@ from aiohttp import web
 from pipeline.files import strict_json
 from pipeline.process import children
 from pipeline.safety import decoding_limit_s
-from pipeline.serving.app.content import answer_of, content_of
+from pipeline.serving.app.content import answer_of, content_of, found_of
+from pipeline.serving.finder import Finder
 from pipeline.serving.video_answerer import Seen, VideoAnswerer
 from pipeline.serving.video_captioner import VideoCaptioner
 from pipeline.serving.web import assemble
 
 MAX_BYTES = 4 << 30  # largest video
+MAX_PICTURE_BYTES = 64 << 20  # largest picture to search with
 CHUNK_BYTES = 1 << 20
 STALLED_S = 60  # without a byte of an upload
 MAX_SEEN = 4  # videos that are kept for questions
@@ -108,6 +113,7 @@ class Server:
         name: of the variant, shown on the page.
         allowed_hosts: further names, with or without a port, that browsers may use for this server.
         answerer: of questions about the videos, if there is one. It samples frames as the captioner does.
+        finder: of moments in the project's videos, if there are any.
     """
 
     def __init__(
@@ -117,13 +123,14 @@ class Server:
         name: str,
         allowed_hosts: Sequence[str] = (),
         answerer: VideoAnswerer | None = None,
+        finder: Finder | None = None,
     ) -> None:
         if answerer and answerer.sampling != captioner.sampling:
             raise ValueError(
                 f"the answerer samples frames as {answerer.sampling}, the captioner as {captioner.sampling}; "
                 "the app needs two that do alike"
             )
-        self.captioner, self.name, self.answerer = captioner, name, answerer
+        self.captioner, self.name, self.answerer, self.finder = captioner, name, answerer, finder
         self._seen: dict[str, Seen] = {}  # the last few videos, by id
         self._looked_at: set[str] = set()  # those of which they are the answerer's embeddings, not the captioner's
         self._listening, self._allowed_hosts = listening, {host.lower() for host in allowed_hosts}
@@ -134,6 +141,7 @@ class Server:
         known = captioner.familiarity
         content: dict[str, Any] = {"variant": name, "trainedOn": known and known.trained_on, "mostBytes": MAX_BYTES}
         content["answers"] = answerer and answerer.answers
+        content["searched"] = finder and finder.about
         self._page = assemble(Path(__file__).parent, "Caption a video", content, sources=sources)
 
     @property
@@ -153,7 +161,12 @@ class Server:
     async def start(self) -> web.AppRunner:
         app = web.Application(middlewares=[self._check])
         app.add_routes(
-            [web.get("/", self._show_page), web.post("/caption", self._caption), web.post("/ask", self._ask)]
+            [
+                web.get("/", self._show_page),
+                web.post("/caption", self._caption),
+                web.post("/ask", self._ask),
+                web.post("/find", self._find),
+            ]
         )
         app.on_response_prepare.append(_add_headers)
         quiet = logging.Logger("http", logging.CRITICAL)  # requests that are not HTTP are only answered
@@ -180,7 +193,7 @@ class Server:
             return _refusal(400, "segments: expected found or whole")
         with tempfile.TemporaryDirectory(prefix="caption-") as folder:
             job = Job(Path(folder, "video"), segments)
-            if (refusal := await _receive(request, job.video)) is not None:
+            if (refusal := await _receive(request, job.video, MAX_BYTES)) is not None:
                 return refusal
             response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
             await response.prepare(request)
@@ -255,6 +268,28 @@ class Server:
                 self._looked_at.add(id)
         return answer_of(self.answerer, seen, question, at_s)
 
+    async def _find(self, request: web.Request) -> web.StreamResponse:
+        if self.finder is None:
+            return _refusal(404, "this app has no videos to search; embed some with: dvc repro embed@videos")
+        if request.content_type.startswith("image/"):
+            with tempfile.TemporaryDirectory(prefix="find-") as folder:
+                picture = Path(folder, "picture")
+                if (refusal := await _receive(request, picture, MAX_PICTURE_BYTES)) is not None:
+                    return refusal
+                work = self._worker.submit(found_of, self.finder, picture.read_bytes())
+        else:
+            try:
+                text = strict_json.loads(await request.read(), where="the text")["text"]
+            except (ValueError, KeyError, TypeError):
+                return _refusal(400, 'expected {"text": text}, or a picture and its Content-Type')
+            if not isinstance(text, str):
+                return _refusal(400, "expected a text as text")
+            work = self._worker.submit(found_of, self.finder, text)
+        try:
+            return web.json_response(await asyncio.wrap_future(work))
+        except ValueError as error:
+            return _refusal(400, str(error))
+
     @web.middleware
     async def _check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Refuse other sites' requests through the browser: by their own name for this address, or from their page."""
@@ -279,12 +314,12 @@ class Server:
         return host in self._allowed_hosts or (name := _name_of(host)) in HERE or name in self._allowed_hosts
 
 
-async def _receive(request: web.Request, target: Path) -> web.Response | None:
-    """Write the request's body to a file. Returns the answer if that fails."""
-    too_large = f"larger than {MAX_BYTES:,} bytes"
-    if (request.content_length or 0) > MAX_BYTES:
+async def _receive(request: web.Request, target: Path, most: int) -> web.Response | None:
+    """Write the request's body, of `most` bytes, to a file. Returns the answer if that fails."""
+    too_large = f"larger than {most:,} bytes"
+    if (request.content_length or 0) > most:
         return _refusal(413, too_large)
-    left = MAX_BYTES
+    left = most
     try:
         with target.open("wb") as file:
             async with asyncio.timeout(STALLED_S) as deadline:
@@ -299,7 +334,7 @@ async def _receive(request: web.Request, target: Path) -> web.Response | None:
         raise
     except OSError as error:
         return _refusal(507, f"the file cannot be stored in {target.parent.parent}: {error.strerror}")
-    return None if left < MAX_BYTES else _refusal(400, "the file is empty")
+    return None if left < most else _refusal(400, "the file is empty")
 
 
 def _refusal(status: int, why: str) -> web.Response:
