@@ -16,6 +16,7 @@ ROOMS = (
     "language",
     "backbones",
     "scoring",
+    "chat",
     "training",
     "captioner",
     "answerer",

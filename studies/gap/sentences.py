@@ -90,15 +90,21 @@ def _positions(model: Any) -> int | None:
     return found if isinstance(found, int) else None
 
 
+def read_prompt(path: Path) -> str:
+    """ValueError if the captions have no place in it."""
+    text = path.read_text()
+    if SLOT not in text:
+        raise ValueError(f"{path}: expected {SLOT} where the frames' captions go")
+    return text
+
+
 def load_language_model(
     name: str, prompt: Path, *, beams: int, max_new_tokens: int, device: torch.device
 ) -> LanguageModel:
     """Of the hub or a folder. None of its code runs, and only safetensors are read. ValueError if it cannot be used."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-    text = prompt.read_text()
-    if SLOT not in text:
-        raise ValueError(f"{prompt}: expected {SLOT} where the frames' captions go")
+    text = read_prompt(prompt)
     safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": Path(name).is_dir()}
     try:
         config: Any = AutoConfig.from_pretrained(name, **safe)

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline.params import Count, Positive, PositiveFloat, Section, Split, load_study_params
+from pipeline.chat.settings import AskingParams, check_address
+from pipeline.params import Count, HttpAddress, Positive, PositiveFloat, Section, Split, load_study_params
 
 FILE = Path("studies/gap/params.yaml")
 MODELS, OUT = Path("studies/gap/models"), Path("studies/gap/out")
@@ -17,6 +18,7 @@ STEPS = OUT / "steps.npz"  # embeddings of held-out pairs along the training, an
 DESCRIBED = OUT / "described"  # shards
 CAPTIONS = OUT / "captions.parquet"
 EVIDENCE = OUT / "evidence.parquet"
+JOURNAL = Path("studies/gap/journal.jsonl")  # what a server replied
 GAPS = OUT / "gaps.json"
 
 ENCODER = Path("models/encoder")
@@ -63,7 +65,7 @@ class SummariseParams(Section):
     split: Split
     keep: Literal["all", "distinct", "diverse", "clusters"]
     count: Positive
-    method: Literal["t5", "template", "huggingface"]
+    method: Literal["t5", "template", "huggingface", "server"]
     name: str
     prompt: str
     beams: Positive
@@ -76,6 +78,16 @@ class SummariseParams(Section):
     steps: Positive
     batch: Positive
     learning_rate: PositiveFloat
+
+
+class ServerParams(AskingParams):
+    base_url: HttpAddress
+    allow_http: bool
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> "ServerParams":
+        check_address(self.base_url, allow_http=self.allow_http)
+        return self
 
 
 class GapParams(Section):
@@ -107,6 +119,7 @@ class GapStudy(Section):
     coca: CocaParams
     describe: DescribeParams
     summarise: SummariseParams
+    server: ServerParams
     gap: GapParams
     causes: CausesParams
     decoder: DecoderParams

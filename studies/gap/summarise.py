@@ -5,7 +5,8 @@ Reads studies/gap/out/described/, data/videos/segments.parquet, what `evaluate` 
 segment: which frames' captions were kept, tokens, seconds, attempts, error), and metrics/gap/captions.json,
 coverage.json, segments.parquet, kinds.csv, as `evaluate` writes them.
 
-A row that was written is kept if the stage is stopped: the same run goes on behind it.
+A row that was written is kept if the stage is stopped: the same run goes on behind it. With summarise.method: server a
+chat model writes them (section server); its key comes from the environment variable VLM_API_KEY.
 """
 
 import hashlib
@@ -19,6 +20,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.chat.asking import ask_all
+from pipeline.chat.request import Request
+from pipeline.chat.settings import key
 from pipeline.dataset.segments import Segment, frames_of_segment, from_table
 from pipeline.device import choose_device
 from pipeline.features import shards
@@ -31,8 +35,27 @@ from pipeline.scoring.caption_table import write_captions
 from stages import run
 from stages.evaluate import evaluate
 from studies.gap.keep import keep
-from studies.gap.sentences import Summariser, by_template, load_language_model, train_t5
-from studies.gap.settings import CAPTIONS, DESCRIBED, EVIDENCE, METRICS, OUT, SEGMENTS, SummariseParams, load_study
+from studies.gap.sentences import (
+    SEPARATOR,
+    SLOT,
+    Summariser,
+    by_template,
+    load_language_model,
+    read_prompt,
+    train_t5,
+)
+from studies.gap.settings import (
+    CAPTIONS,
+    DESCRIBED,
+    EVIDENCE,
+    JOURNAL,
+    METRICS,
+    OUT,
+    SEGMENTS,
+    GapStudy,
+    SummariseParams,
+    load_study,
+)
 
 TABLES = ("captions.json", "coverage.json", "segments.parquet", "kinds.csv")  # in the order of `evaluate`
 
@@ -61,17 +84,38 @@ class Described:
 
 
 def main() -> None:
-    params, options = load_params(), load_study().summarise
+    params, study = load_params(), load_study()
+    options = study.summarise
     segments = from_table(pq.read_table(SEGMENTS["videos"]))
     described = {
         split: frames_say([s for s in segments if s.split == split], options) for split in ("train", options.split)
     }
     chosen = described[options.split]
-    journal = OUT / f"unfinished-{_request(options, chosen)}.jsonl"
+    if options.method == "server":
+        done = by_server(study, chosen, params.seed)
+    else:
+        done = here(params, options, chosen, described["train"])
+    write_captions(CAPTIONS, [one.segment for one in chosen], {id: one for id, one in done.items() if one.caption})
+    write_evidence(EVIDENCE, done)
+    scored = params.on_split(options.split)
+    line = evaluate(scored, CAPTIONS, *(METRICS / name for name in TABLES))
+    journal_of(options, chosen).unlink(missing_ok=True)
+    failed = [one.error for one in done.values() if not one.caption]
+    reason = f" (the first: {failed[0]})" if failed else ""
+    counted = f"{len(done) - len(failed)} of {len(chosen)} segments"
+    print(f"summarise: {counted} by {options.method}, {len(failed)} without a sentence{reason}")
+    print(line)
+
+
+def here(
+    params: Params, options: SummariseParams, chosen: Sequence[Described], train: Sequence[Described]
+) -> dict[str, Written]:
+    """What a summariser on this machine writes, by segment; what an earlier run wrote is read."""
+    journal = journal_of(options, chosen)
     done = read_journal(journal)
     todo = [one for one in chosen if one.segment.segment_id not in done]
     if todo:
-        summariser = make_summariser(params, options, described["train"])
+        summariser = make_summariser(params, options, train)
         journal.parent.mkdir(parents=True, exist_ok=True)
         write_text(
             journal, "".join(journal_line(id, one) for id, one in done.items())
@@ -83,16 +127,66 @@ def main() -> None:
                     file.write(journal_line(id, one))
                 file.flush()
                 bar.update(len(todo[at : at + options.batch_size]))
-    write_captions(CAPTIONS, [one.segment for one in chosen], {id: one for id, one in done.items() if one.caption})
-    write_evidence(EVIDENCE, done)
-    scored = params.on_split(options.split)
-    line = evaluate(scored, CAPTIONS, *(METRICS / name for name in TABLES))
-    journal.unlink(missing_ok=True)
-    failed = [one.error for one in done.values() if not one.caption]
-    reason = f" (the first: {failed[0]})" if failed else ""
-    counted = f"{len(done) - len(failed)} of {len(chosen)} segments"
-    print(f"summarise: {counted} by {options.method}, {len(failed)} without a sentence{reason}")
-    print(line)
+    return done
+
+
+def by_server(study: GapStudy, chosen: Sequence[Described], seed: int) -> dict[str, Written]:
+    """What a chat model behind a server writes, by segment; what it replied once is not asked again.
+
+    Raises ValueError if the server refuses, or if too many requests failed for reasons that can pass.
+    """
+    try:
+        from pipeline.chat.server import Server
+    except ModuleNotFoundError as error:
+        raise ValueError(f"no module {error.name}: pip install -r requirements-vlm.txt") from None
+    options, own = study.summarise, study.server
+    template = read_prompt(Path(options.prompt))
+    speaking = {one.segment.segment_id: one for one in chosen if one.captions}
+    model = Server(
+        name=options.name,
+        base_url=own.base_url,
+        key=key(),
+        temperature=0.0,
+        seed=seed,
+        timeout_s=own.timeout_s,
+        max_reply_mb=own.max_reply_mb,
+    )
+    rows = ask_all(
+        (
+            Request(
+                id,
+                one.segment.video_id,
+                "{prompt}",
+                {"prompt": template.replace(SLOT, SEPARATOR.join(one.captions))},
+                frames=(),
+                times_s=(),
+                jpegs=(),
+                max_tokens=options.max_new_tokens,
+            )
+            for id, one in speaking.items()
+        ),
+        len(speaking),
+        model,
+        own,
+        {"model": options.name, "source": "server", "seed": seed},
+        workers=own.workers,
+        journal=JOURNAL,
+        name="summarise",
+        see="summarise and server in studies/gap/params.yaml, and docs/vlm.md for how to start a server",
+    )
+    return without_sentence(chosen) | {
+        id: Written(
+            row.text or "",
+            None,
+            speaking[id].frames,
+            speaking[id].captions,
+            row.tokens_out or 0,
+            row.seconds,
+            row.attempts,
+            row.error or "",
+        )
+        for id, row in rows.items()
+    }
 
 
 def frames_say(segments: Sequence[Segment], options: SummariseParams) -> list[Described]:
@@ -146,20 +240,24 @@ def make_summariser(params: Params, options: SummariseParams, train: Sequence[De
 def write(summariser: Summariser, chosen: Sequence[Described]) -> dict[str, Written]:
     """Segments whose frames say nothing get a row without a sentence; what fails for a batch is tried one by one."""
     speaking = [one for one in chosen if one.captions]
-    silent = {
-        one.segment.segment_id: Written("", None, [], [], 0, 0.0, 0, "no frame of it was described") for one in chosen
-    }
     started, attempts = time.perf_counter(), 1
     try:
         sentences = summariser([one.captions for one in speaking]) if speaking else []
     except RuntimeError:  # of memory, or of a row that is too long for the model
         sentences, attempts = [summariser([one.captions])[0] for one in speaking], 2
     seconds = (time.perf_counter() - started) / max(len(speaking), 1)
-    return silent | {
+    return without_sentence(chosen) | {
         one.segment.segment_id: Written(
             sentence.text, None, one.frames, one.captions, sentence.tokens, round(seconds, 4), attempts, sentence.error
         )
         for one, sentence in zip(speaking, sentences, strict=True)
+    }
+
+
+def without_sentence(chosen: Sequence[Described]) -> dict[str, Written]:
+    """The rows of segments whose frames say nothing."""
+    return {
+        one.segment.segment_id: Written("", None, [], [], 0, 0.0, 0, "no frame of it was described") for one in chosen
     }
 
 
@@ -198,14 +296,15 @@ def journal_line(segment_id: str, one: Written) -> str:
     return json.dumps({"segment_id": segment_id, **asdict(one)}) + "\n"
 
 
-def _request(options: SummariseParams, chosen: Sequence[Described]) -> str:
-    """Short, and another for other settings, code or captions."""
+def journal_of(options: SummariseParams, chosen: Sequence[Described]) -> Path:
+    """Of what a run wrote that was stopped; another for other settings, code or captions."""
     parts = [
         options.model_dump_json(),
         code_fingerprint(Path(__file__)),
         *(f"{s.segment.segment_id} {s.captions}" for s in chosen),
     ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    return OUT / f"unfinished-{name}.jsonl"
 
 
 if __name__ == "__main__":

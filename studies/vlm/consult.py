@@ -19,6 +19,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.chat.asking import ask_all
+from pipeline.chat.journal import Row
+from pipeline.chat.model import Model, Reply
+from pipeline.chat.request import Request, read_template, spread
+from pipeline.chat.settings import Prices, key
 from pipeline.dataset.questions.question import Question
 from pipeline.dataset.questions.question import from_table as questions_of
 from pipeline.dataset.segments import frames_of_segment
@@ -26,24 +31,17 @@ from pipeline.dataset.segments import from_table as segments_of
 from pipeline.features import shards
 from pipeline.files.aside import aside, write_text
 from pipeline.params import load_params
-from pipeline.process import progress
 from pipeline.scoring.answers import read_answer
 from pipeline.scoring.caption_table import write_captions
 from stages import run
-from studies.vlm.asking import Asking, Pace
-from studies.vlm.journal import Journal, Row
-from studies.vlm.model import Model, Refused, Reply
-from studies.vlm.request import Request, read_template, spread
 from studies.vlm.settings import (
     FRAMES,
     JOURNAL,
     OUT,
     QUESTIONS,
     SEGMENTS,
-    Prices,
     Study,
     Task,
-    key,
     load_study,
     task_of,
 )
@@ -135,7 +133,6 @@ def asked(question: Question) -> dict[str, str]:
 
 def ask(study: Study, task: Task, template: str, items: Sequence[Item]) -> dict[str, Row]:
     """A row for each item. Raises ValueError if the server refuses, or if too many failed for reasons that can pass."""
-    own, rows = study.asking, {}
     options = {
         "model": study.model.name,
         "source": study.model.source,
@@ -143,30 +140,17 @@ def ask(study: Study, task: Task, template: str, items: Sequence[Item]) -> dict[
         "temperature": study.temperature,
         "seed": study.seed,
     }
-    pace = Pace(own.per_hour, own.backoff_s, own.max_backoff_s)
-    workers = own.workers if study.model.source == "server" else 1
-    with Journal(JOURNAL) as journal, progress.bar(total=len(items), desc=f"consult {task}", unit="request") as bar:
-        model: Model = Lazy(study)
-        asking = Asking(model, pace, journal, options, own.attempts, own.backoff_s, own.max_backoff_s)
-        try:
-            for row in asking.rows(requests(study, task, template, items), workers=workers):
-                rows[row.id] = row
-                bar.update()
-        except Refused as error:
-            raise ValueError(
-                f"{error.reason}. Kept: the replies so far. See model in studies/vlm/params.yaml, and docs/vlm.md for "
-                "how to start a server"
-            ) from None
-        finally:
-            model.close()
-    passing = [row for row in rows.values() if not row.final]
-    if len(passing) > own.max_failed_fraction * len(items):
-        raise ValueError(
-            f"{len(passing)} of {len(items)} requests failed for reasons that can pass, the first: {passing[0].error}. "
-            f"Kept: the {len(rows) - len(passing)} others; the same command asks only these again (more than "
-            f"asking.max_failed_fraction, {own.max_failed_fraction:g})"
-        )
-    return rows
+    return ask_all(
+        requests(study, task, template, items),
+        len(items),
+        Lazy(study),
+        study.asking,
+        options,
+        workers=study.asking.workers if study.model.source == "server" else 1,
+        journal=JOURNAL,
+        name=f"consult {task}",
+        see="model in studies/vlm/params.yaml, and docs/vlm.md for how to start a server",
+    )
 
 
 class Lazy:
@@ -190,7 +174,7 @@ class Lazy:
 def load_model(study: Study) -> Model:
     own = study.model
     if own.source == "local":
-        from studies.vlm.local import Local  # loads torch and transformers, of which a server's client needs nothing
+        from pipeline.chat.local import Local  # loads torch and transformers, of which a server's client needs nothing
 
         return Local(
             name=own.name,
@@ -201,7 +185,7 @@ def load_model(study: Study) -> Model:
             seed=study.seed,
         )
     try:
-        from studies.vlm.server import Server
+        from pipeline.chat.server import Server
     except ModuleNotFoundError as error:
         raise ValueError(f"no module {error.name}: pip install -r requirements-vlm.txt") from None
     return Server(

@@ -22,8 +22,11 @@ from studies.gap.keep import keep
 from studies.gap.plots import first_vectors
 from studies.gap.sentences import Sentence, by_template, load_language_model, train_t5
 from studies.gap.settings import DESCRIBED, FILE, FRAMES, SEGMENTS, DescribeParams, load_study
-from studies.gap.summarise import Described, frames_say, read_journal, write
+from studies.gap.summarise import Described, by_server, frames_say, read_journal, write
+from tests.conftest import Page
 from tests.tiny import write_params
+
+ROOT = Path.cwd()
 
 
 def describing(**changes):
@@ -273,6 +276,69 @@ def test_a_sentence_whose_batch_fails_is_tried_alone_and_a_journal_is_read_up_to
     lines = [json.dumps({"segment_id": id, **asdict(one)}) for id, one in written.items()]
     (tmp_path / "journal").write_text(f"{lines[0]}\n{lines[1][:20]}")
     assert read_journal(tmp_path / "journal") == {"v#0": written["v#0"]}
+
+
+@pytest.fixture
+def server(site, workspace, monkeypatch):
+    """A loopback server that answers with what it was asked; the folder's study asks it."""
+    folder = workspace({})
+    (folder / FILE).parent.mkdir(parents=True)
+    write_params(folder / FILE, ROOT / FILE, {"summarise.method": "server", "server.base_url": f"{site.url}/v1"})
+    write_params(folder / FILE, folder / FILE, {"server.attempts": 2, "server.backoff_s": 0.01, "summarise.name": "m"})
+    shutil.copy(ROOT / "studies/gap/prompt.txt", folder / "studies/gap/prompt.txt")
+    monkeypatch.delenv("VLM_API_KEY", raising=False)
+    site.asked = []
+
+    def answer(body: str) -> Page:
+        asked = json.loads(body)
+        site.asked.append(asked["messages"][0]["content"][0]["text"])
+        last = asked["messages"][0]["content"][0]["text"].split("Frames: ")[-1].split("\n")[0]
+        finish = "length" if "ring" in last else "stop"
+        choice = {"index": 0, "message": {"content": f"{last},\n in short"}, "finish_reason": finish}
+        return Page(
+            json.dumps({"choices": [choice], "usage": {"completion_tokens": 10}}).encode(), 200, "application/json"
+        )
+
+    site.pages["/v1/chat/completions"] = answer
+    return site
+
+
+def described(*captions: list[str]) -> list[Described]:
+    segments = [Segment(f"v#{i}", "v", "test", 0.0, 1.0, (), None) for i in range(len(captions))]
+    return [Described(one, list(range(len(own))), own) for one, own in zip(segments, captions, strict=True)]
+
+
+def test_a_server_sums_up_each_segment_once_and_what_it_cuts_off_is_no_sentence(server):
+    chosen = described(["a {star}", "a star"], ["a ring"], [])
+    written = by_server(load_study(), chosen, seed=0)
+    assert [written[f"v#{i}"].caption for i in range(3)] == ["a {star} ; a star, in short", "", ""]
+    assert [written[f"v#{i}"].error for i in range(3)] == [
+        "",
+        "the reply was cut off at max_tokens",
+        "no frame of it was described",
+    ]
+    assert (written["v#0"].frames, written["v#0"].tokens, written["v#0"].attempts) == ([0, 1], 10, 1)
+    prompt = Path("studies/gap/prompt.txt").read_text()
+    assert sorted(server.asked) == sorted(
+        prompt.replace("{captions}", one).strip() for one in ("a {star} ; a star", "a ring")
+    )
+    assert by_server(load_study(), chosen, seed=0) == written and len(server.asked) == 2  # from the journal
+
+
+def test_a_server_that_is_busy_for_good_ends_the_run_and_keeps_what_there_is(server):
+    server.pages["/v1/chat/completions"] = Page(b'{"error": "busy"}', 500, "application/json")
+    with pytest.raises(ValueError, match=r"1 of 1 requests failed for reasons that can pass, .*status 500: busy"):
+        by_server(load_study(), described(["a star"]), seed=0)
+
+
+@pytest.mark.parametrize("url", ["http://example.org/v1", "https://me:secret@example.org/v1"])
+def test_an_address_that_would_give_something_away_is_refused(workspace, url):
+    folder = workspace({})
+    (folder / FILE).parent.mkdir(parents=True)
+    write_params(folder / FILE, ROOT / FILE, {"server.base_url": url})
+    with pytest.raises(ValueError, match=r"server: base_url: ") as raised:
+        load_study()
+    assert "secret" not in str(raised.value)
 
 
 def test_the_template_says_one_caption_after_the_other():

@@ -19,16 +19,16 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from pipeline.chat.asking import Pace
+from pipeline.chat.journal import Journal
+from pipeline.chat.request import read_template, spread
+from pipeline.chat.server import retry_after_s
 from pipeline.dataset.questions.question import Question
 from pipeline.dataset.questions.question import to_table as questions_table
 from pipeline.dataset.segments import Segment, to_table
 from pipeline.features import frames, shards
 from pipeline.scoring.answer_files import read_answers
 from studies.vlm import consult, evaluate
-from studies.vlm.asking import Pace
-from studies.vlm.journal import Journal
-from studies.vlm.request import read_template, spread
-from studies.vlm.server import retry_after_s
 from studies.vlm.settings import FILE, JOURNAL, METRICS, OUT, QUESTIONS, load_study
 from tests.conftest import Page
 

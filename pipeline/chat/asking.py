@@ -6,12 +6,15 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from pipeline.chat.journal import Journal, Row
+from pipeline.chat.model import Busy, Failed, Model, Refused, Reply, TooLong, Unreachable
+from pipeline.chat.request import Request
+from pipeline.chat.settings import AskingParams
 from pipeline.dataset.sources.pace import Closed
 from pipeline.dataset.sources.pace import Pace as SitePace
-from studies.vlm.journal import Journal, Row
-from studies.vlm.model import Busy, Failed, Model, Refused, Reply, TooLong, Unreachable
-from studies.vlm.request import Request
+from pipeline.process import progress
 
 GRACE_S = 10.0  # for what is under way when a run is stopped: it is being paid for
 USABLE = ("stop", "end_turn", "eos", None)  # how a whole reply ends; None: the server does not say
@@ -169,6 +172,48 @@ class Asking:
             attempts,
             asked.frames,
         )
+
+
+def ask_all(
+    requests: Iterable[Request],
+    count: int,
+    model: Model,
+    own: AskingParams,
+    options: Mapping[str, object],
+    *,
+    workers: int,
+    journal: Path,
+    name: str,
+    see: str,
+) -> dict[str, Row]:
+    """A row for each of `count` requests, by id, with a bar of the progress; closes the model.
+
+    Args:
+        options: of the model, as Asking's.
+        name: of the work, on the bar.
+        see: where to look if the server refuses; it goes on behind "See".
+
+    Raises ValueError if the server refuses, or if too many failed for reasons that can pass.
+    """
+    pace, rows = Pace(own.per_hour, own.backoff_s, own.max_backoff_s), {}
+    with Journal(journal) as kept, progress.bar(total=count, desc=name, unit="request") as bar:
+        asking = Asking(model, pace, kept, options, own.attempts, own.backoff_s, own.max_backoff_s)
+        try:
+            for row in asking.rows(requests, workers=workers):
+                rows[row.id] = row
+                bar.update()
+        except Refused as error:
+            raise ValueError(f"{error.reason}. Kept: the replies so far. See {see}") from None
+        finally:
+            model.close()
+    passing = [row for row in rows.values() if not row.final]
+    if len(passing) > own.max_failed_fraction * count:
+        raise ValueError(
+            f"{len(passing)} of {count} requests failed for reasons that can pass, the first: {passing[0].error}. "
+            f"Kept: the {len(rows) - len(passing)} others; the same command asks only these again (more than "
+            f"asking.max_failed_fraction, {own.max_failed_fraction:g})"
+        )
+    return rows
 
 
 def unusable(text: str, finish_reason: str | None) -> str | None:

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from pipeline.chat.model import Reply, TooLong
 from pipeline.device import choose_device, choose_dtype
 from pipeline.params import Precision
 from pipeline.process import progress
-from studies.vlm.model import Reply, TooLong
 
 
 class Local:

@@ -16,8 +16,8 @@ from typing import Any
 import httpx2
 import openai
 
+from pipeline.chat.model import Busy, Failed, Refused, Reply, TooLong, Unreachable
 from pipeline.process.terminal import printable
-from studies.vlm.model import Busy, Failed, Refused, Reply, TooLong, Unreachable
 
 MAX_TOKENS = 2**31 - 1  # above that, a count is nonsense
 LONGEST_REASON = 300  # characters of what a server says
