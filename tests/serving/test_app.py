@@ -114,6 +114,7 @@ def finder(captioner, tmp_path_factory) -> Finder:
         write_frames(Path("data/videos/frames"), {f"<i>v{i}": (12, i) for i in range(5)})
         embed.main("videos")
         found = Finder.load(captioner.encoder)
+        assert found is not None
         return replace(found, frames=found.frames.resolve())
     finally:
         os.chdir(before)
