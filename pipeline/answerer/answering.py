@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
             "evidence_attention",
             pa.float64(),
         ),  # share of it that the evidence got; null: no evidence
-        ("evidence_time", pa.float64()),  # share of the time so far that it takes
+        ("evidence_time", pa.float64()),  # share that it takes of the time that may be seen
         ("seconds", pa.float64()),  # of computing, the batch's divided by its questions
         ("gflop", pa.float64()),  # with the encoder, on the frames looked at
         ("error", pa.string()),
@@ -154,7 +154,7 @@ def _row(
 def evidence_shares(
     target: Target, time_s: NDArray[np.float64], attention: NDArray[np.float64]
 ) -> tuple[float | None, float | None]:
-    """Of the attention to frames at these times [T'] what the evidence got; and its share of the time so far.
+    """Of the attention to frames at these times [T'] what the evidence got; and its share of the time that may be seen.
 
     None without evidence, or where nothing was looked at.
     """
@@ -163,12 +163,12 @@ def evidence_shares(
         return None, None
     inside = np.zeros(len(time_s), dtype=bool)
     covered = 0.0
-    until = 0.0
+    until = question.start_s
     for from_s, to_s in sorted(question.evidence):
         inside |= (time_s >= from_s) & (time_s <= to_s)
         covered += max(0.0, min(to_s, question.end_s) - max(from_s, until))
         until = max(until, to_s)
-    return float(attention[inside].sum() / attention.sum()), covered / question.end_s
+    return float(attention[inside].sum() / attention.sum()), covered / (question.end_s - question.start_s)
 
 
 def _encoded(example: Example, target: Target, watching: Watching, n: int) -> float:

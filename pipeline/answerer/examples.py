@@ -40,7 +40,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Target:
-    """A question, and what a model is to say. frames: how many of the video's may be seen."""
+    """A question, and what a model is to say. frames: how many of the example's may be seen."""
 
     question: Question
     texts: tuple[Text, ...]  # one; of multiple choice one for each option
@@ -53,7 +53,13 @@ class Target:
 class Example:
     video_id: str
     video: VideoEmbeddings
+    first: int  # number in the video of the first frame that may be seen
     targets: tuple[Target, ...]
+
+    def read(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Embeddings [T, E] and times [T] in seconds of the frames that one of the targets may see."""
+        seen = slice(self.first, self.first + max(target.frames for target in self.targets))
+        return np.asarray(self.video.embeddings[seen], np.float32), np.asarray(self.video.timestamps[seen])
 
 
 @dataclass(frozen=True)
@@ -156,25 +162,26 @@ def make_examples(
     texts: Mapping[str, Text],
     answers: Sequence[str],
 ) -> list[Example]:
-    """One example a video that has frames, with its questions.
+    """One example a video that has frames, with its questions: one for each time at which what they may see begins.
 
     Args:
         texts: of `asked` of every question.
         answers: the closed list.
     """
     label = {answer: number for number, answer in enumerate(answers)}
-    own: defaultdict[str, list[Question]] = defaultdict(list)
+    own: defaultdict[tuple[str, float], list[Question]] = defaultdict(list)
     for question in questions:
         if question.video_id in videos:
-            own[question.video_id].append(question)
+            own[question.video_id, question.start_s].append(question)
     examples = []
-    for video_id, asked_of in own.items():
+    for (video_id, start_s), asked_of in own.items():
         video = videos[video_id]
         times = np.asarray(video.timestamps[:])
+        first = min(int(np.searchsorted(times, start_s)), len(times) - 1)
         targets = []
         for question in asked_of:
             end_s = np.inf if question.end_s is None else question.end_s
-            frames = max(1, int(np.searchsorted(times, end_s)))
+            frames = max(1, int(np.searchsorted(times, end_s)) - first)
             targets.append(
                 Target(
                     question,
@@ -184,7 +191,7 @@ def make_examples(
                     float(question.answer) if question.task == "count" and question.answers else float("nan"),
                 )
             )
-        examples.append(Example(video_id, video, tuple(targets)))
+        examples.append(Example(video_id, video, first, tuple(targets)))
     return examples
 
 
@@ -210,8 +217,7 @@ def collate(examples: list[Example]) -> Batch:
     if not examples:
         none = torch.zeros(0)
         return Batch(none, none, none, none, none, none, none, none, ())
-    embeddings = [np.asarray(e.video.embeddings[: max(t.frames for t in e.targets)], np.float32) for e in examples]
-    times = [np.asarray(e.video.timestamps[: len(own)]) for e, own in zip(examples, embeddings, strict=True)]
+    embeddings, times = zip(*(example.read() for example in examples), strict=True)
     rows = [[(target, text) for target in e.targets for text in target.texts] for e in examples]
     videos, frames = len(examples), max(map(len, embeddings))
     most, longest = max(map(len, rows)), max(len(text.words) for row in rows for _, text in row)

@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.answerer.answering import answer, evidence_shares
-from pipeline.answerer.examples import Text, collate, make_examples, word_looks
+from pipeline.answerer.examples import Text, asked, collate, make_examples, word_looks
 from pipeline.answerer.reader import Layer, Reader, ReaderConfig, flops
 from pipeline.answerer.training import AnswerTraining, answer_loss, load_reader, save_reader
 from pipeline.answerer.watching import Watching, fused, sampler, watch
@@ -91,6 +91,28 @@ def test_a_question_is_answered_alike_alone_and_in_a_batch_and_sees_nothing_afte
     later[20:] = 100.0  # after 4 s
     changed, _ = scores(reader, watching, [replace(first, video=VideoEmbeddings(first.video.timestamps, later))])
     assert torch.allclose(together[0, :2], changed[0, :2], atol=1e-5)
+
+
+@pytest.mark.parametrize("watching", WAYS, ids=lambda one: f"{one.way}-{one.fusion}-{one.write_below}")
+def test_a_question_sees_nothing_before_its_start(watching, examples):
+    [of_video, *_] = examples
+    texts = {
+        text: one for target in of_video.targets for text, one in zip(asked(target.question), target.texts, strict=True)
+    }
+    questions = [replace(target.question, start_s=2.0) for target in of_video.targets]
+    # One of them may see all: what it sees must not reach the others.
+    questions[1] = replace(questions[1], start_s=0.0)
+    reader, found = reader_of(watching), []
+    for sign in (1, -1):
+        own = np.array(of_video.video.embeddings)
+        own[:10] *= sign  # before 2 s
+        video = VideoEmbeddings(of_video.video.timestamps, own)
+        examples = make_examples(questions, {"v": video}, texts, ANSWERS)
+        assert [(one.first, len(one.targets)) for one in examples] == [(10, 2), (0, 1)]
+        found.append(scores(reader, watching, examples))
+    assert torch.allclose(found[0][0][0], found[1][0][0], atol=1e-5)
+    seen = found[0][1]
+    assert (seen.time_s[0, 0][seen.allowed[0, 0]] >= 2.0).all()
 
 
 def test_blind_sees_nothing_frame_the_last_and_a_memory_everything(examples):
@@ -208,6 +230,8 @@ def test_the_evidences_share_counts_overlaps_once(examples):
     times, attention = np.array([0.0, 1.2, 2.5, 3.5]), np.array([0.1, 0.2, 0.3, 0.2])
     assert evidence_shares(many, times, attention) == (pytest.approx(0.5 / 0.8), pytest.approx(0.5))
     assert evidence_shares(many, times, 0 * attention) == (None, None)
+    later = replace(many, question=replace(many.question, start_s=1.0))
+    assert evidence_shares(later, times, attention)[1] == pytest.approx(2 / 3)
 
 
 def test_flops_are_those_that_torch_counts():
