@@ -38,11 +38,11 @@ class BadMember(ValueError):
 
 
 def files(folder: Path) -> dict[str, Path]:
-    """By stem, which is the video's id: the files of `folder`, and the members of the zips in it."""
-    found = plain_files(folder)
+    """By stem, which is the video's id: the files of `folder` and, of other stems, the members of the zips in it."""
+    found: dict[str, Path] = {}
     for path in sorted(folder.glob("*.zip")):
-        found |= members(path)
-    return found
+        found = members(path) | found
+    return found | plain_files(folder)
 
 
 def plain_files(folder: Path) -> dict[str, Path]:
@@ -52,7 +52,7 @@ def plain_files(folder: Path) -> dict[str, Path]:
 
 
 def members(path: Path) -> dict[str, Path]:
-    """By stem: the zip's members, but those that must not be read; `best`, as pictures, where a stem comes twice."""
+    """By stem: the zip's members, but those that must not be read; as `best` where a stem comes twice."""
     return {stem: path / name for stem, name in _names(_opened(path)).items()}
 
 
@@ -123,7 +123,7 @@ def name_for(video_id: str, suffix: str) -> str:
 
 def size_of(path: Path) -> int:
     """Size in bytes, for a member its unpacked size. Raises BadMember if the zip does not have it."""
-    found = _within(path)
+    found = within(path)
     return path.stat().st_size if found is None else _info(*found).file_size
 
 
@@ -133,7 +133,7 @@ def local(path: Path) -> Iterator[Path]:
 
     Raises BadMember if these are not what the zip's checksum says, or far more than they may be.
     """
-    found = _within(path)
+    found = within(path)
     if found is None:
         yield path
         return
@@ -181,7 +181,7 @@ def bomb(packed_bytes: int, bytes_: int) -> str | None:
     return None
 
 
-def _within(path: Path) -> tuple[Path, str] | None:
+def within(path: Path) -> tuple[Path, str] | None:
     """The zip that the path leads through, and the member's name in it; None: it is a file of its own."""
     for parent in path.parents:
         if parent.suffix == ".zip" and parent.is_file():
@@ -213,9 +213,8 @@ def _names(archive: zipfile.ZipFile) -> dict[str, str]:
     for info in archive.infolist():
         if not info.is_dir() and not unsafe(info.filename, mode=info.external_attr >> 16):
             found.setdefault(PurePosixPath(info.filename).stem, []).append(info)
-    # A zip is of pictures; sorting keeps its order where nothing else decides.
     return {
-        stem: min(own, key=lambda info: _rank(PurePosixPath(info.filename), 0, pictures=True)).filename
+        stem: min(own, key=lambda info: _rank(PurePosixPath(info.filename), info.file_size, pictures=False)).filename
         for stem, own in found.items()
     }
 

@@ -31,8 +31,8 @@ def test_a_file_that_is_alone_passes_over_none(tmp_path):
     assert media.best([tmp_path / "a.jpg"]) == (tmp_path / "a.jpg", []) and media.skipped_files([], tmp_path) is None
 
 
-def test_in_a_zip_a_picture_comes_before_a_video_of_its_stem_and_else_the_first(tmp_path):
+def test_in_a_zip_a_video_comes_before_a_picture_of_its_stem_and_else_the_first(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for name in ("one/x.mp4", "one/x.jpg", "two/x.jpg", "two/y.gif"):
             archive.writestr(name, name)
-    assert media.files(tmp_path) == {"x": tmp_path / "a.zip/one/x.jpg", "y": tmp_path / "a.zip/two/y.gif"}
+    assert media.files(tmp_path) == {"x": tmp_path / "a.zip/one/x.mp4", "y": tmp_path / "a.zip/two/y.gif"}

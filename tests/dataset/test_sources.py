@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -352,6 +353,66 @@ def test_a_media_folder_that_is_not_there_is_named(make_video, workspace, tmp_pa
     shutil.rmtree(own / "train")
     workspace(directory_params(own, train=None))
     with pytest.raises(ValueError, match=r"own/train: no such folder; download.*folder and .media in params.yaml"):
+        stages.download.main("videos")
+
+
+def zipped_folder(root: Path, make_video) -> Path:
+    """MSR-VTT as it is published: clips in two zips, captions in a third."""
+    own = own_folder(root, make_video, train=["a", "b"], test=["c"])
+    for split, ids in {"train": "ab", "test": "c"}.items():
+        with zipfile.ZipFile(own / split / f"{split}_videos.zip", "w") as archive:
+            for id in ids:
+                archive.write(own / split / f"{id}.MP4", f"TrainVal/{id}.mp4")
+                (own / split / f"{id}.MP4").unlink()
+    with zipfile.ZipFile(own / "captions.zip", "w") as archive:
+        for split in ("train", "test"):
+            archive.write(own / f"{split}.json", f"deep/{split}.json")
+            (own / f"{split}.json").unlink()
+    return own
+
+
+def zipped_params(own: Path) -> dict[str, object]:
+    names = {split: [f"captions.zip/deep/{split}.json"] for split in ("train", "test")}
+    return directory_params(own, train=None, test=None) | {"download.videos.annotations": names | {"val": []}}
+
+
+def test_videos_and_captions_are_read_out_of_zips(make_video, workspace, tmp_path, monkeypatch, capsys):
+    own = zipped_folder(tmp_path, make_video)
+    data = workspace(zipped_params(own)) / "data" / "videos"
+    examined: list[str] = []
+    monkeypatch.setattr(verdict, "examine", noting(examined, verdict.examine))
+    stages.download.main("videos")
+    stages.frames.main("videos")
+    assert sorted(examined) == ["a", "b", "c"]
+    assert {row.status for row in ledger.read(data / "ledger.parquet").values()} == {"ok"}
+    assert shards.index(data / "frames").keys() == {"a", "b", "c"}
+    assert all(path.is_symlink() for path in (data / "media").iterdir())
+    first = outs(data / "frames")
+
+    stages.download.main("videos")  # nothing has changed
+    assert len(examined) == 3
+
+    with zipfile.ZipFile(own / "train" / "train_videos.zip", "w") as archive:  # one video is another, one is gone
+        archive.write(make_video("b.mp4", "96x64"), "TrainVal/a.mp4")
+    shutil.copy(make_video("a.mp4"), own / "train" / "b.mp4")  # unpacked
+    stages.download.main("videos")
+    stages.frames.main("videos")
+    assert examined[3:] == ["a"]  # the bytes of the other are those it had
+    assert shards.index(data / "frames").keys() == {"a", "b", "c"} and outs(data / "frames") != first
+
+
+def test_zips_that_cannot_be_told_apart_or_read_are_named(make_video, workspace, tmp_path):
+    own = zipped_folder(tmp_path, make_video)
+    (own / "test" / "test_videos.zip").rename(own / "test" / "train_videos.zip")
+    workspace(zipped_params(own))
+    with pytest.raises(ValueError, match=r"train_videos\.zip have the same name; rename one of them"):
+        stages.download.main("videos")
+    (own / "test" / "train_videos.zip").rename(own / "test" / "broken.zip")
+    (own / "test" / "broken.zip").write_bytes(b"no zip")
+    with pytest.raises(ValueError, match=r"broken\.zip: not a zip"):
+        stages.download.main("videos")
+    workspace(zipped_params(own) | {"download.videos.annotations.train": ["captions.zip/none.json"]})
+    with pytest.raises(ValueError, match=r"captions\.zip/none\.json: captions\.zip has no member none\.json"):
         stages.download.main("videos")
 
 

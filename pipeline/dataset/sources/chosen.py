@@ -1,8 +1,10 @@
 """The annotation files and the source of videos that params.yaml names for a dataset."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.dataset import media
 from pipeline.dataset.annotations import SPLITS
 from pipeline.dataset.sources import builtin
 from pipeline.dataset.sources.coco import Coco, Pictures
@@ -34,7 +36,10 @@ def annotation_files(own: DownloadParams, params: Params, out: Path, rendered: P
     if own.source == "coco":
         coco = Coco(out / "archives", **params.coco.model_dump())
         return {split: coco.captions(own.annotations[split], rendered / "captions") for split in SPLITS}
-    files: Files = {split: [Path(own.folder) / name for name in own.annotations[split]] for split in SPLITS}
+    files: Files = {
+        split: [unzipped(Path(own.folder) / name, rendered / "captions") for name in own.annotations[split]]
+        for split in SPLITS
+    }
     absent = [path for paths in files.values() for path in paths if not path.exists()]
     if absent and not absent[0].is_absolute() and DVC_EXPERIMENTS in Path.cwd().as_posix():
         raise ValueError(
@@ -42,6 +47,21 @@ def annotation_files(own: DownloadParams, params: Params, out: Path, rendered: P
             "params.yaml an absolute path"
         )
     return files
+
+
+def unzipped(path: Path, folder: Path) -> Path:
+    """The caption file or, where its path leads through a zip, a copy of that member in `folder`.
+
+    Raises ValueError if the zip has no such member, or a damaged one.
+    """
+    if media.within(path) is None:
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with media.local(path) as member:
+            return Path(shutil.copy(member, folder / path.name))
+    except media.BadMember as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def source_of(own: DownloadParams, params: Params, out: Path, rendered: Path, video_ids: list[str]) -> Source:

@@ -1,4 +1,4 @@
-"""A folder of the user's: any file whose stem is the video's id, or that COCO's file_name names.
+"""A user's folder: any file whose stem is the video's id, or that COCO's file_name names; or zips of such files.
 
 Videos are linked, not copied: they may be on storage far larger than this disk. The ledger records which bytes each had
 when it was examined, and the `frames` stage checks them.
@@ -6,9 +6,11 @@ when it was examined, and the `frames` stage checks them.
 
 import os
 import shutil
+import threading
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 
@@ -31,16 +33,60 @@ class Directory:
         self.identity, self.workers = name, cores()
         self._videos, self._folders, self._move = videos, folders, move
         self._files = cache(files_by_stem)
+        self._zipped: dict[Path, dict[str, _Zipped]] = {}  # by folder and stem
+        self._zips: dict[Path, Path] = {}  # by the link to it
+        self._lock = threading.Lock()
 
     def fetch(self, journal: Journal, video_id: str, split: str, annotation: Annotation) -> tuple[Row, Path | None]:
         folder = self._folders[split]
         source, reason = find(video_id, folder, self._files(folder), annotation.file_name)
+        if source is None and (zipped := self._in_zips(folder).get(video_id)):
+            return zipped.fetch(journal, video_id)
         if source is None:
             return Row(video_id, "missing", reason, attempts=1), None
         row, file = fetch(video_id, source, self._videos, journal=journal, move=self._move)
         return ledger.with_reason(row, reason), file
 
+    def _in_zips(self, folder: Path) -> "dict[str, _Zipped]":
+        """What the zips below `folder` hold, by stem; they are linked, as videos are."""
+        with self._lock:
+            if folder not in self._zipped:
+                found: dict[str, _Zipped] = {}
+                files = [path for own in self._files(folder).values() for path in own]
+                zips = [path for path in files if path.suffix.lower() == ".zip"]
+                for path in sorted(zips, key=lambda path: path.stem):
+                    found = self._members_of(path) | found  # as in media.files, of one stem the first
+                self._zipped[folder] = found
+            return self._zipped[folder]
+
+    def _members_of(self, path: Path) -> "dict[str, _Zipped]":
+        link = self._videos / f"{path.stem}.zip"
+        if self._zips.setdefault(link, path).resolve() != path.resolve():
+            raise ValueError(f"{path} and {self._zips[link]} have the same name; rename one of them")
+        unchanged = media.is_link_to(path, link)
+        if not unchanged:
+            media.link(path, link, path.stat())
+        return {stem: _Zipped(link, member, unchanged) for stem, member in media.members(link).items()}
+
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Zipped:
+    """A member of a zip. unchanged: the zip is what it was when an earlier run linked it."""
+
+    link: Path
+    member: Path
+    unchanged: bool
+
+    def fetch(self, journal: Journal, video_id: str) -> tuple[Row, Path | None]:
+        known = journal.known.get(video_id)
+        same_size = known and known.sha256 and known.bytes == media.size_of(self.member)
+        if known and same_size and (self.unchanged or verdict.sha256_of(self.member) == known.sha256):
+            return known.found_again(), self.link
+        row = verdict.examine(video_id, self.member)
+        journal.record(row)
+        return row, self.link
 
 
 def files_by_stem(folder: Path) -> dict[str, list[Path]]:
