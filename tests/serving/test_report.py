@@ -24,7 +24,7 @@ from pipeline.dataset.verdict import Row
 from pipeline.features import frames, shards
 from pipeline.features.shards import VideoRows
 from pipeline.scoring.caption_table import Retrieved
-from pipeline.serving.report.page import gather, write_page
+from pipeline.serving.report.page import EXPLAINED, gather, write_page
 from pipeline.serving.report.runs import Run, read_run
 from pipeline.serving.web import strip
 
@@ -91,6 +91,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
             data / "frames", schema=frames.SCHEMA, shards=2, fingerprints=dict.fromkeys(ids, "1"), compute=compute
         )
         ledger.write(data / "ledger.parquet", [Row(id, "ok", duration_s=8.0) for id in ids])
+        EXPLAINED.mkdir(parents=True)
+        for method in ("gradcam", "attention"):
+            Image.new("RGB", (1234, 300), (200, 40, 40)).save(EXPLAINED / f"v_001-0-{method}.png")
         write_page([run("baseline", 0.0), run("memory", 200.0)], Path("metrics/report.html"), fps=FPS)
         long = [run("baseline", 0.0, LONG_KINDS), run("memory" * 20, 2000.0, LONG_KINDS)]
         few = [replace(one, scores=one.scores.head(30)) for one in long]
@@ -217,6 +220,19 @@ def test_it_shows_which_moments_the_memory_gave_and_how_much_attention_each_got(
         "layer 2, head 2\t40.0 %\t",
     ]
     assert all(page.locator("#segment img").evaluate_all("images => images.map((one) => one.naturalWidth > 0)"))
+
+
+def test_the_attention_captioners_explanations_stand_below_the_segments_that_have_some(page):
+    assert page.locator(".explained").count() == 0
+    page.locator("#sort").select_option(label="explained first")
+    page.keyboard.press("Escape")
+    assert "v_001, 0.0 s" in page.locator("#segment .head").inner_text()
+    shown = page.locator(".explained summary").all_inner_texts()
+    assert [one.split(": ")[1] for one in shown] == ["attention", "gradcam"]
+    strips = page.locator(".explained img")
+    assert strips.nth(0).is_visible() and not strips.nth(1).is_visible()
+    page.locator(".explained summary").nth(1).click()
+    assert strips.evaluate_all("images => images.map((one) => one.naturalWidth)") == [1234, 1234]
 
 
 def test_the_scores_are_those_of_the_segments_asked_for(page):

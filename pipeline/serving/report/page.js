@@ -182,6 +182,7 @@ const orders = [
   [`best of ${runs[last].name}`, byMain],
   [`worst of ${runs[last].name}`, (a, b) => byMain(b, a)],
   ["longest", (a, b) => b.end - b.start - (a.end - a.start)],
+  ...(segments.some((one) => one.explained.length) ? [["explained first", (a, b) => b.explained.length - a.explained.length]] : []),
 ];
 const kinds = [...new Set(segments.map((segment) => segment.kind))].filter((kind) => kind !== null).sort();
 let kind = null;
@@ -258,8 +259,15 @@ function show(segment, { scroll = false } = {}) {
         make("button", { type: "button", "aria-label": "next segment", onclick: () => move(1) }, "↓"))),
     captionsOf(segment),
     ...runs.map((run, index) => (run.remembers ? drawRetrieved(segment, index) : null)).filter(Boolean),
-    ...(runs.some((run) => run.remembers) ? [] : [drawRetrieved(segment, null)])
+    ...(runs.some((run) => run.remembers) ? [] : [drawRetrieved(segment, null)]),
+    ...explanationsOf(segment)
   );
+}
+
+function explanationsOf({ explained }) {
+  return explained.map(({ method, strip }, at) => make("details", { class: "explained", open: at === 0 ? "" : null },
+    make("summary", {}, `Where the attention captioner looked for each word: ${method}`),
+    make("div", { class: "scroll" }, make("img", { src: `data:image/webp;base64,${strip}`, alt: `heat over the segment's frames, a row for each word (${method})` }))));
 }
 
 function captionsOf(segment) {

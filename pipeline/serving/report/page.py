@@ -17,10 +17,13 @@ from pipeline.scoring.registry import MAIN, SCORES, in_tables
 from pipeline.scoring.segment_scores import by_segment
 from pipeline.scoring.variants import curve_by_length
 from pipeline.serving.report.runs import Run, changed
-from pipeline.serving.web import assemble, moments, strip, thumbnail
+from pipeline.serving.web import assemble, moments, strip, thumbnail, webp
 
 DATA = Path("data/videos")
 CAPTIONERS = Path("metrics/captioners.json")  # pipeline.table's, if it was made
+EXPLAINED = Path("studies/attend/explained")  # strips of the study of attention, if it was run: SEGMENT-METHOD.png
+METHODS = ("attention", "hirescam", "gradcam", "gradcam++")  # the first of them is shown first
+STRIP_PX = 1280  # longer side, at most
 DRAWS = 2000  # draws of the bootstrap of each run by itself
 
 
@@ -49,6 +52,7 @@ def gather(runs: Sequence[Run], *, fps: float) -> dict[str, Any]:
     ]
     for segment in segments:
         segment["moments"] = [_moments(run, segment["id"], fps=fps) for run in runs]
+        segment["explained"] = _explained(segment["id"])
     wanted: dict[str, set[int]] = {}
     for segment in segments:
         shown = [moment["frame"] for of_run in segment["moments"] for moment in of_run]
@@ -123,6 +127,17 @@ def _moments(run: Run, segment_id: str, *, fps: float) -> list[dict[str, Any]]:
     found = moments(run.retrieved.get(segment_id, ()))
     rate = fps / float(run.params.get("frames.fps", fps))
     return [{**moment, "frame": round(moment["frame"] * rate)} for moment in found]
+
+
+def _explained(segment_id: str) -> list[dict[str, str]]:
+    """What the attention captioner looked at for each word, by every method: strips as WebP, base64."""
+    name = segment_id.replace("#", "-")
+    paths = {method: EXPLAINED / f"{name}-{method}.png" for method in METHODS}
+    return [
+        {"method": method, "strip": webp(path.read_bytes(), STRIP_PX)}
+        for method, path in paths.items()
+        if path.is_file()
+    ]
 
 
 def _videos(wanted: dict[str, set[int]]) -> dict[str, dict[str, Any]]:

@@ -97,8 +97,13 @@ def neighbours(frames: Sequence[int]) -> list[list[int]]:
 
 def thumbnail(jpeg: bytes) -> str:
     """A small WebP of a picture, base64."""
-    picture = Image.open(io.BytesIO(jpeg)).convert("RGB")
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    return webp(jpeg, THUMBNAIL_PX)
+
+
+def webp(picture_bytes: bytes, side_px: int) -> str:
+    """A picture whose longer side has no more than `side_px`, base64."""
+    picture = Image.open(io.BytesIO(picture_bytes)).convert("RGB")
+    picture.thumbnail((side_px, side_px))
     small = io.BytesIO()
     picture.save(small, "WEBP", quality=60, method=2)
     return base64.b64encode(small.getvalue()).decode()
