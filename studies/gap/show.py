@@ -1,6 +1,6 @@
 """Print what the study of the gap found, and where to look: the end of `make gap`.
 
-Reads metrics/gap/.
+Reads metrics/gap/. Writes metrics/gap.html, a page of the same with its curves and pictures.
 """
 
 import json
@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.process import command
+from pipeline.serving.gap.page import write_gap_page
 from studies.gap.settings import CAPTIONS, EVIDENCE, METRICS
 
 MAIN = Path("metrics/captions.json")
+PAGE = Path("metrics/gap.html")
 
 
 def main() -> None:
     print("\n".join(lines()))
+    print(f"show: {write_gap_page(METRICS, PAGE)} -> {PAGE} (open it in a browser)")
 
 
 def lines() -> list[str]:
