@@ -182,7 +182,7 @@ deps: .venv/installed
 lock: export UV_CUSTOM_COMPILE_COMMAND := make lock
 lock: .venv/bin/python
 	python -m pip install -q uv
-	for name in requirements requirements-dev requirements-ray requirements-s3 requirements-vlm requirements-lmdb; do \
+	for name in requirements requirements-dev requirements-ray requirements-s3 requirements-vlm requirements-lmdb requirements-umap; do \
 	    python -m uv pip compile -q $$name.in -o $$name.txt --python-version 3.11 --universal --fork-strategy fewest \
 	        --override requirements-overrides.txt --no-emit-index-url --no-emit-find-links || exit 1; \
 	done

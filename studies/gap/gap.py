@@ -46,7 +46,7 @@ from studies.gap.settings import (
     ENCODER,
     FRAMES,
     METRICS,
-    OUT,
+    PAIRS,
     RANDOM_COCA,
     RANDOM_ENCODER,
     SEGMENTS,
@@ -56,7 +56,6 @@ from studies.gap.settings import (
 )
 
 Array = NDArray[np.float64]
-PAIRS = OUT / "pairs"
 PLOTS = METRICS / "plots"
 SHOWN = ("distance.centroids", "cone.image.mean", "cone.text.mean", "cosine.match", "rmg", "R@1.i2t", "R@1.t2i")
 JPEGS_AT_ONCE = 64

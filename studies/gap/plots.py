@@ -1,5 +1,6 @@
 """Pictures of pairs in two dimensions and of cosines, drawn with Pillow: the project has no plotting library."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pipeline.files.aside import aside
 
 Array = NDArray[np.float64]
+Place = Callable[[Array], list[tuple[float, float]]]  # coordinates [n, 2] -> pixels
 PANEL, MARGIN, HEAD = 360, 24, 40  # pixels
 FINE = 2  # drawn so many times as large, and scaled down
 IMAGE, TEXT, LINE, INK, GREY = "#2b6cb0", "#c05621", "#00000022", "#222222", "#888888"
@@ -31,12 +33,7 @@ def draw_pairs(path: Path, sets: Mapping[str, tuple[Array, Array]]) -> None:
             axes = first_vectors(np.concatenate([x, y]))
             u, v = x[chosen] @ axes.T, y[chosen] @ axes.T  # [pairs, 2]
             _title(pen, column, row, name, "without their means" if centred else "as they are")
-            place = _scale(np.concatenate([u, v]), column, row)
-            for a, b in zip(place(u), place(v), strict=True):
-                pen.line([a, b], LINE, FINE)
-            for points, colour in ((place(u), IMAGE), (place(v), TEXT)):
-                for x0, y0 in points:
-                    pen.ellipse([x0 - 2 * FINE, y0 - 2 * FINE, x0 + 2 * FINE, y0 + 2 * FINE], fill=colour)
+            _pairs(pen, _scale(np.concatenate([u, v]), column, row), u, v)
     _legend(pen, {"images": IMAGE, "texts": TEXT})
     _save(canvas, path)
 
@@ -47,6 +44,28 @@ def first_vectors(rows: Array) -> Array:
     first = vectors[:, ::-1][:, :2].T
     signs = np.sign(first[np.arange(2), np.abs(first).argmax(1)])
     return first * signs[:, None]
+
+
+def draw_umap(path: Path, sets: Mapping[str, tuple[Array, Array]], seed: int) -> None:
+    """UMAP (McInnes et al. 2018) of the pairs, a line from each image to its text.
+
+    Its distances between groups, and the sizes of groups, mean nothing. The same input gives the same picture: one job,
+    and a seed. Raises ModuleNotFoundError without umap-learn (requirements-umap.txt).
+    """
+    import umap
+
+    canvas, pen = _canvas(len(sets), 1)
+    for column, (name, (images, texts)) in enumerate(sets.items()):
+        chosen = np.linspace(0, len(images) - 1, min(len(images), MAX_PAIRS)).astype(int)
+        rows = np.concatenate([images[chosen], texts[chosen]])
+        few = min(15, len(rows) - 1)  # umap's own number of neighbours, where there are so many rows
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that one job is used is what is wanted
+            flat = umap.UMAP(n_neighbors=few, metric="cosine", random_state=seed, n_jobs=1).fit_transform(rows)
+        _title(pen, column, 0, name, "UMAP")
+        _pairs(pen, _scale(flat, column, 0), flat[: len(chosen)], flat[len(chosen) :])
+    _legend(pen, {"images": IMAGE, "texts": TEXT})
+    _save(canvas, path)
 
 
 def draw_cones(path: Path, sets: Mapping[str, tuple[Array, Array]]) -> None:
@@ -77,6 +96,15 @@ def draw_cones(path: Path, sets: Mapping[str, tuple[Array, Array]]) -> None:
     _save(canvas, path)
 
 
+def _pairs(pen: ImageDraw.ImageDraw, place: Place, u: Array, v: Array) -> None:
+    """Points [pairs, 2] of both modalities, joined."""
+    for a, b in zip(place(u), place(v), strict=True):
+        pen.line([a, b], LINE, FINE)
+    for points, colour in ((place(u), IMAGE), (place(v), TEXT)):
+        for x, y in points:
+            pen.ellipse([x - 2 * FINE, y - 2 * FINE, x + 2 * FINE, y + 2 * FINE], fill=colour)
+
+
 def _canvas(columns: int, rows: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     size = (columns * PANEL * FINE, (rows * PANEL + HEAD) * FINE)
     canvas = Image.new("RGB", size, "white")
@@ -96,7 +124,7 @@ def _legend(pen: ImageDraw.ImageDraw, names: Mapping[str, str]) -> None:
         x += 18 * FINE + int(pen.textlength(name, font)) + 20 * FINE
 
 
-def _scale(points: Array, column: int, row: int) -> Callable[[Array], list[tuple[float, float]]]:
+def _scale(points: Array, column: int, row: int) -> Place:
     """What makes pixels of a panel of coordinates [n, 2], both axes on one scale."""
     low, high = points.min(0), points.max(0)
     factor = (PANEL - 3 * MARGIN) * FINE / max(float((high - low).max()), 1e-9)

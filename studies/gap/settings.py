@@ -18,6 +18,7 @@ STEPS = OUT / "steps.npz"  # embeddings of held-out pairs along the training, an
 DESCRIBED = OUT / "described"  # shards
 CAPTIONS = OUT / "captions.parquet"
 EVIDENCE = OUT / "evidence.parquet"
+PAIRS = OUT / "pairs"
 JOURNAL = Path("studies/gap/journal.jsonl")  # what a server replied
 GAPS = OUT / "gaps.json"
 

@@ -1,15 +1,21 @@
 """Print what the study of the gap found, and where to look: the end of `make gap`.
 
-Reads metrics/gap/. Writes metrics/gap.html, a page of the same with its curves and pictures.
+Reads metrics/gap/ and studies/gap/out/pairs/. Writes metrics/gap.html, a page of the same with its curves and pictures;
+with umap-learn (requirements-umap.txt) also metrics/gap/plots/umap.png.
 """
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pipeline.params import load_params
 from pipeline.process import command
 from pipeline.serving.gap.page import write_gap_page
-from studies.gap.settings import CAPTIONS, EVIDENCE, METRICS
+from studies.gap.plots import draw_umap
+from studies.gap.settings import CAPTIONS, EVIDENCE, METRICS, PAIRS
 
 MAIN = Path("metrics/captions.json")
 PAGE = Path("metrics/gap.html")
@@ -17,7 +23,17 @@ PAGE = Path("metrics/gap.html")
 
 def main() -> None:
     print("\n".join(lines()))
+    draw_with_umap()
     print(f"show: {write_gap_page(METRICS, PAGE)} -> {PAGE} (open it in a browser)")
+
+
+def draw_with_umap() -> None:
+    """A picture of every encoder's pairs of frames, if umap-learn is installed (requirements-umap.txt)."""
+    pairs = {path.stem.removesuffix("-frame"): np.load(path) for path in sorted(PAIRS.glob("*-frame.npy"))}
+    if not pairs or not find_spec("umap"):
+        return
+    sets = {name: (own[0].astype(np.float64), own[1].astype(np.float64)) for name, own in pairs.items()}
+    draw_umap(METRICS / "plots/umap.png", sets, load_params().seed)
 
 
 def lines() -> list[str]:

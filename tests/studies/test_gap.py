@@ -19,7 +19,7 @@ from studies.gap import coca, describe, sentences
 from studies.gap.coca import checkpoints
 from studies.gap.describe import choose
 from studies.gap.keep import keep
-from studies.gap.plots import first_vectors
+from studies.gap.plots import draw_umap, first_vectors
 from studies.gap.sentences import Sentence, by_template, load_language_model, train_t5
 from studies.gap.settings import DESCRIBED, FILE, FRAMES, SEGMENTS, DescribeParams, load_study
 from studies.gap.summarise import Described, by_server, frames_say, read_journal, write
@@ -347,6 +347,14 @@ def test_the_template_says_one_caption_after_the_other():
         Sentence("", 0, "no captions to sum up"),
     ]
     assert sentences.SLOT in Path(load_study().summarise.prompt).read_text()
+
+
+def test_umap_draws_the_same_picture_of_the_same_pairs(tmp_path):
+    pytest.importorskip("umap")
+    rows = np.random.default_rng(0).normal(size=(2, 12, 6))
+    for name in ("one", "two"):
+        draw_umap(tmp_path / f"{name}.png", {"coca": (rows[0], rows[1] + 3), "encoder": (rows[0], rows[1])}, seed=0)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
 
 
 def test_singular_vectors_are_numpys_with_the_largest_coordinate_positive():
