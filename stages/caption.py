@@ -13,7 +13,7 @@ import torch
 
 from pipeline.captioner.generation import caption_examples
 from pipeline.captioner.model import Captioner, load_captioner
-from pipeline.captioner.sequences import Example, MakeExamples, make_examples
+from pipeline.captioner.sequences import Example, make_examples
 from pipeline.dataset.segments import Segment, from_table
 from pipeline.device import autocast, choose_device, choose_dtype, keep_freed_memory
 from pipeline.features.embeddings import read_embeddings
@@ -35,9 +35,13 @@ def main() -> None:
     print(caption(load_params(), FINETUNED, OUT))
 
 
-def caption(params: Params, finetuned: Path, out: Path, examples_of: MakeExamples = make_examples) -> str:
-    """Caption with the captioner in the folder `finetuned`; returns the stage's closing line."""
-    captioner, tokenizer, segments, examples = prepare(params, finetuned, examples_of)
+def caption(params: Params, finetuned: Path, out: Path, sparse: int | None = None) -> str:
+    """Caption with the captioner in the folder `finetuned`; returns the stage's closing line.
+
+    Args:
+        sparse: of how many frames it was trained to look at only (`make_examples`); None: of all.
+    """
+    captioner, tokenizer, segments, examples = prepare(params, finetuned, sparse)
     options, device = params.caption, next(captioner.parameters()).device
     captions = {}
     generation = options.model_dump(exclude={"split", "precision"})
@@ -55,7 +59,7 @@ def caption(params: Params, finetuned: Path, out: Path, examples_of: MakeExample
 
 
 def prepare(
-    params: Params, finetuned: Path, examples_of: MakeExamples = make_examples
+    params: Params, finetuned: Path, sparse: int | None = None
 ) -> tuple[Captioner, Any, list[Segment], list[Example]]:
     """Captioner and tokenizer, the split's segments, and the examples of those that have embeddings. Seeds torch."""
     options = params.caption
@@ -66,7 +70,7 @@ def prepare(
     videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments))
     device = choose_device(params.device)
     captioner, tokenizer = load_captioner(finetuned, DECODER, dtype=choose_dtype(options.precision, device))
-    examples = examples_of(segments, videos, scope=captioner.config.scope)
+    examples = make_examples(segments, videos, scope=captioner.config.scope, sparse=sparse)
 
     torch.manual_seed(params.seed)
     return captioner.to(device), tokenizer, segments, examples

@@ -16,7 +16,7 @@ from pipeline.captioner import familiarity
 from pipeline.captioner.distant import DistantTraining
 from pipeline.captioner.memory import MemoryConfig
 from pipeline.captioner.model import load_captioner, load_config
-from pipeline.captioner.sequences import MakeExamples, make_examples
+from pipeline.captioner.sequences import make_examples
 from pipeline.captioner.training import train_and_save
 from pipeline.dataset.segments import from_table
 from pipeline.device import choose_device, choose_dtype, keep_freed_memory
@@ -39,19 +39,17 @@ def main() -> None:
     print(finetune(load_params(), OUT, CURVES))
 
 
-def finetune(
-    params: Params, out: Path, curves: Path, pretrained: Path = PRETRAINED, examples_of: MakeExamples = make_examples
-) -> str:
+def finetune(params: Params, out: Path, curves: Path, pretrained: Path = PRETRAINED, sparse: int | None = None) -> str:
     """Fine-tune and write the captioner and its curves; returns the stage's closing line.
 
     Args:
         pretrained: the folder of the captioner to start from.
-        examples_of: makes the examples of segments; an ablation may let it see fewer frames.
+        sparse: of an ablation: a memory that may look at so many evenly spaced frames only (`make_examples`).
     """
     segments = from_table(pq.read_table(SEGMENTS))
     refuse_too_long(DECODER, *params.longest_row())
     inputs = [SEGMENTS, EMBEDDINGS, DECODER, pretrained]
-    settings = (params.memory, params.baseline, params.lora, params.finetune, params.seed)
+    settings = (params.memory, params.baseline, params.lora, params.finetune, params.seed, sparse)
     with unfinished("finetune", Path(__file__), settings, inputs) as work:
         videos = read_embeddings(EMBEDDINGS, (segment.video_id for segment in segments), work / "embeddings")
 
@@ -62,7 +60,7 @@ def finetune(
         torch.manual_seed(params.seed)
         captioner, tokenizer = load_captioner(pretrained, DECODER, config, dtype=dtype)
 
-        examples = examples_of(segments, videos, scope=config.scope)
+        examples = make_examples(segments, videos, scope=config.scope, sparse=sparse)
         line = train_and_save(
             captioner,
             tokenizer,

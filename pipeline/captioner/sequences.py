@@ -7,8 +7,8 @@ A sequence holds what the model sees: the frames of a segment (scope segment), a
 (scope video), or a video up to the end of one segment (scope past).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -58,17 +58,19 @@ class Batch:
         return Batch(self.embeddings.to(device), moments, self.real.to(device), self.segments, self.begins)
 
 
-MakeExamples = Callable[..., list["Example"]]  # as `make_examples`
-
-
-def make_examples(segments: Sequence[Segment], videos: Mapping[str, VideoEmbeddings], *, scope: str) -> list[Example]:
+def make_examples(
+    segments: Sequence[Segment], videos: Mapping[str, VideoEmbeddings], *, scope: str, sparse: int | None = None
+) -> list[Example]:
     """Examples of the segments whose video has embeddings, in the order of the segments.
 
     Args:
         segments: grouped by video, as in segments.parquet.
         scope: what an example is: video (up to the end of its last segment) | past (of one segment, the video up to its
             end) | segment (its own frames).
+        sparse: an example of each segment instead, as `sparse_examples` makes it with so many frames.
     """
+    if sparse is not None:
+        return sparse_examples(make_examples(segments, videos, scope="past"), sparse)
     examples: list[Example] = []
     for video_id, group in _by_video(segments):
         video = videos.get(video_id)
@@ -89,6 +91,27 @@ def make_examples(segments: Sequence[Segment], videos: Mapping[str, VideoEmbeddi
             moved = Target(target.segment, target.start - first, target.end - first)
             examples.append(Example(video.embeddings, range(first, target.end + 1), (moved,)))
     return examples
+
+
+def sparse_examples(examples: Sequence[Example], count: int) -> list[Example]:
+    """Examples of one segment each, with `count` of their frames: half from before the segment, half of it.
+
+    They are evenly spaced, the segment's last one among them; where there are fewer, all. A frame's number is its place
+    among these, so ages are in steps of this choice.
+    """
+    found = []
+    for example in examples:
+        [target] = example.targets
+        before = _evenly(0, target.start - 1, count // 2)
+        chosen = [*before, *_evenly(target.start, target.end, count - count // 2)]
+        moved = replace(target, start=len(before), end=len(chosen) - 1)
+        found.append(Example(example.read()[chosen], range(len(chosen)), (moved,)))
+    return found
+
+
+def _evenly(first: int, last: int, count: int) -> list[int]:
+    """At most `count` whole numbers, evenly spaced, from `first` to `last`, both included."""
+    return sorted({round(place) for place in np.linspace(first, last, count)}) if last >= first else []
 
 
 def collate(examples: Sequence[Example]) -> Batch:

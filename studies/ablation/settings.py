@@ -17,7 +17,7 @@ SWITCH, BASELINE = "memory.enabled", ("baseline.frames", "baseline.count")
 
 # In a variant, and no change of params.yaml:
 SEEDS = "seeds"  # with how many of the seeds it is trained, the first so many
-SPARSE = "sparse"  # its memory may look at so many evenly spaced frames only (studies/ablation/sparse.py)
+SPARSE = "sparse"  # its memory may look at so many evenly spaced frames only
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]  # of a folder and of a DVC stage
 

@@ -14,16 +14,12 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import stages
 from pipeline.files.aside import write_text
 from pipeline.params import Params
 from studies.ablation.seeds import for_each_seed
 from studies.ablation.settings import CHOICE, OUT, PRETRAINED, load_ablation, params_of
-
-if TYPE_CHECKING:
-    from pipeline.captioner.sequences import MakeExamples
 
 CAPTIONS = "captions.parquet"
 COST = "cost.json"
@@ -44,20 +40,17 @@ def run(variant: str, sparse: int | None, params: Params, seed: int) -> str:
     Args:
         sparse: of how many frames a memory may look at; None: of all.
     """
-    from pipeline.captioner.sequences import make_examples
     from stages.caption import caption
     from stages.evaluate import evaluate
     from stages.finetune import finetune
-    from studies.ablation.sparse import sparse_examples
 
-    examples_of = partial(sparse_examples, count=sparse) if sparse else make_examples
     out = OUT / variant / f"seed-{seed}"
     with TemporaryDirectory() as weights:
         started = time.process_time()
-        finetune(params, Path(weights), out / "curves", PRETRAINED / f"seed-{seed}", examples_of)
+        finetune(params, Path(weights), out / "curves", PRETRAINED / f"seed-{seed}", sparse)
         training_cpu_s = time.process_time() - started
-        caption(params, Path(weights), out / CAPTIONS, examples_of)
-        costs = cost(params, Path(weights), examples_of) | {"training_cpu_s": training_cpu_s}
+        caption(params, Path(weights), out / CAPTIONS, sparse)
+        costs = cost(params, Path(weights), sparse) | {"training_cpu_s": training_cpu_s}
         write_text(out / COST, json.dumps(costs) + "\n")
         if not params.memory.enabled:
             on_choice = params.on_split(CHOICE)
@@ -66,12 +59,12 @@ def run(variant: str, sparse: int | None, params: Params, seed: int) -> str:
         return evaluate(params, *(out / name for name in (CAPTIONS, *TABLES)))
 
 
-def cost(params: Params, weights: Path, examples_of: "MakeExamples") -> dict[str, float]:
+def cost(params: Params, weights: Path, sparse: int | None) -> dict[str, float]:
     """Of captioning some test videos (`pipeline.captioner.cost.Cost`)."""
     from pipeline.captioner.cost import costed, measure
     from stages.caption import prepare
 
-    captioner, tokenizer, segments, examples = prepare(params, weights, examples_of)
+    captioner, tokenizer, segments, examples = prepare(params, weights, sparse)
     chosen = costed(segment.video_id for segment in segments)
     some = [example for example in examples if example.targets[0].segment.video_id in chosen]
     return asdict(measure(captioner, tokenizer, some, **params.caption.model_dump(exclude={"split", "precision"})))

@@ -19,7 +19,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline.baselines import BASELINES
-from pipeline.captioner.sequences import collate
+from pipeline.captioner.sequences import collate, make_examples
 from pipeline.dataset.segments import Segment, to_table
 from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.params import load_params
@@ -29,7 +29,6 @@ from pipeline.scoring.plot import COLOURS, draw, ticks
 from pipeline.scoring.variants import Curve, Difference
 from studies.ablation import table
 from studies.ablation.settings import CHOICE, FILE, load_ablation, on_one_device, params_of
-from studies.ablation.sparse import sparse_examples
 from studies.ablation.table import BEGIN, END
 from tests.conftest import write_params
 from tests.random_clip import write_random_clip
@@ -113,7 +112,7 @@ def test_a_sparse_memory_sees_evenly_spaced_frames_of_before_and_of_the_segment_
     segments = [
         Segment("v#0", "v", "test", start_s, end_s, ("a caption",), "now") for start_s, end_s in ((0, 0.3), (6, 11.9))
     ]
-    first, second = sparse_examples(segments, videos, scope="video", count=8)
+    first, second = make_examples(segments, videos, scope="video", sparse=8)
     assert first.read()[:, 0].tolist() == [0, 1] and second.read()[:, 0].tolist() == [0, 10, 19, 29, 30, 40, 49, 59]
     assert [(e.targets[0].start, e.targets[0].end) for e in (first, second)] == [(0, 1), (4, 7)]
     assert len(collate([first, second]).segments) == 2
