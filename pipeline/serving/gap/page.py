@@ -86,8 +86,8 @@ def _causes(metrics: Path) -> dict[str, Any]:
         "facts": ("facts", "Captions that name so many of colour, shape, place, size", False),
     }
     for key, (name, title, logarithmic) in titles.items():
-        rows = pd.DataFrame(causes[name])
-        lines = [_line(label, rows[key], rows[column]) for column, label in SHOWN.items()]
+        own = pd.DataFrame(causes[name])
+        lines = [_line(label, own[key], own[column]) for column, label in SHOWN.items()]
         charts.append(_chart(title, key, lines, logarithmic=logarithmic))
     seeds = pd.DataFrame(causes["seeds"])
     rows = [
@@ -102,7 +102,7 @@ def _causes(metrics: Path) -> dict[str, Any]:
 
 def _shift(metrics: Path) -> dict[str, Any]:
     shift = pd.read_csv(metrics / "plots/shift.csv")
-    losses = [column for column in shift if column.startswith("loss.")]
+    losses = [column for column in map(str, shift) if column.startswith("loss.")]
     charts = []
     for name, own in shift.groupby("set", sort=False):
         lines = [_line(f"temperature {column.removeprefix('loss.')}", own["delta"], own[column]) for column in losses]
