@@ -93,8 +93,21 @@ demo-memory:
 plan: .venv/installed
 	python -m pipeline.plan
 
+# Most variants have one training, of one core: every second one beside the others.
+ablation: export OMP_NUM_THREADS := 1
 ablation: history .venv/installed
+	dvc repro studies/ablation/dvc.yaml:pretrained
+	@mkdir -p .dvc/tmp
+	@$(MAKE) -j2 --no-print-directory ablation-even ablation-odd
 	dvc repro studies/ablation/dvc.yaml
+
+VARIANTS := dvc stage list --name-only studies/ablation/dvc.yaml | grep :variant@ | sed -n
+
+ablation-even:
+	{ $(VARIANTS) 'n;p' | xargs -r nice $(REPRO); } >.dvc/tmp/ablation-even.log 2>&1 || { cat .dvc/tmp/ablation-even.log >&2; exit 1; }
+
+ablation-odd:
+	$(VARIANTS) 'p;n' | xargs -r $(REPRO)
 
 long: history .venv/installed
 	dvc repro studies/long/dvc.yaml
