@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--variant", help="an experiment or a git revision; default: what is in models/")
     parser.add_argument("--model", metavar="DIR", help="an exported captioner: its folder, or its name on the Hub")
     parser.add_argument("--answerer", type=Path, metavar="DIR", help="a reader of the study of questions")
+    parser.add_argument("--no-search", action="store_true", help="in the project's videos; takes less memory")
     parser.add_argument("--port", type=int, default=7860, help="on this machine; 0: any free port")
     parser.add_argument(
         "--allow-host",
@@ -57,12 +58,12 @@ def answerer_for(captioner: VideoCaptioner, options: argparse.Namespace) -> Vide
 
 
 def finder_for(captioner: VideoCaptioner, options: argparse.Namespace) -> Finder | None:
-    if options.variant or options.model:
-        return None  # their encoder may be another
+    if options.no_search or options.variant or options.model:
+        return None  # of the others the encoder may be another
     try:
         return Finder.load(captioner.encoder)
-    except ValueError as error:
-        print(f"app: no search: {error}", flush=True)
+    except (ValueError, OSError) as error:
+        print(f"app: no search: {message(error)}", flush=True)
         return None
 
 

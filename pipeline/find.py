@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.features.embeddings import unit
-from pipeline.features.search import Frames, Moment, Search, check_encoder, clock
+from pipeline.features.search import Frames, Moment, Search, check_encoder, clock, embed_picture
 from pipeline.params import Params, load_params
 from pipeline.process.command import guarded, parser
 from pipeline.process.terminal import printable
@@ -89,11 +88,10 @@ def of_picture(path: Path, params: Params) -> NDArray[np.float32]:
 
     device = choose_device(params.device)
     encoder = load_encoder(ENCODER, device=device, dtype=choose_dtype(params.embed.precision, device))
-    content = path.read_bytes()
     try:
-        return unit(encoder.embed([content], batch_size=1))[0]
-    except ValueError:
-        raise ValueError(f"{path}: {len(content)} bytes that are no picture (JPEG, PNG, ...)") from None
+        return embed_picture(encoder, path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def listed(name: str, moments: list[Moment]) -> str:

@@ -26,7 +26,7 @@ class Pace(SitePace):
     def asked_to_wait(self, turn: float, reason: str, wait_s: float | None) -> None:
         """wait_s: at least so long; more than the longest back-off ends the run. turn: of `turn`."""
         if wait_s is not None and wait_s > self._longest_s:
-            self.close(f"{reason}; it asks for a pause of {wait_s:.0f} s, longer than asking.max_backoff_s")
+            self.close(f"{reason}; it asks for a pause of {wait_s:.0f} s, longer than max_backoff_s")
             return
         self.refused(turn, reason)
         if wait_s is not None:
@@ -211,7 +211,7 @@ def ask_all(
         raise ValueError(
             f"{len(passing)} of {count} requests failed for reasons that can pass, the first: {passing[0].error}. "
             f"Kept: the {len(rows) - len(passing)} others; the same command asks only these again (more than "
-            f"asking.max_failed_fraction, {own.max_failed_fraction:g})"
+            f"max_failed_fraction, {own.max_failed_fraction:g})"
         )
     return rows
 

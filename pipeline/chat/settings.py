@@ -43,17 +43,17 @@ def check_address(url: str, *, allow_http: bool) -> None:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"base_url: {printable(url)} is no address ({error})") from None
+    except ValueError:
+        # Without the address itself, here and below: what is wrong with it may be a secret.
+        raise ValueError("base_url: found what is no address; expected one like https://machine/v1") from None
     if parts.username or parts.password or parts.query or parts.fragment:
-        # Without the address itself: what is wrong with it may be a secret.
         raise ValueError(f"base_url: found a name, a password or what follows a ? in it; a key goes into {KEY}")
     if not host:
         raise ValueError(f"base_url: {printable(url)} names no machine")
     if parts.scheme == "http" and not allow_http and not is_this_machine(host):
         raise ValueError(
             f"base_url: {printable(url)} is plain http to another machine, so that whoever is on the way reads the key "
-            "and the videos; use https, or ssh -L and 127.0.0.1, or set model.allow_http: true"
+            "and all that is sent; use https, or ssh -L and 127.0.0.1, or set allow_http: true beside it"
         )
 
 

@@ -6,19 +6,27 @@ n frames of all videos   q queries   E embedding width
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from pipeline.features import shards
 from pipeline.features.embeddings import unit, vectors
 from pipeline.params import Params
+from pipeline.safety import MAX_FRAME_PX
+
+if TYPE_CHECKING:
+    from pipeline.features.encoder import Encoder  # loads torch
 
 # Of more frames than these an inverted file is searched: it takes seconds to build, and then a fraction of the time of
 # comparing with every frame (bench/find.py). Of fewer, comparing takes less than reading them did.
 EXACT_UP_TO = 1_000_000
+ORIENTATION = 0x0112  # EXIF tag
 LISTS_PER_ROOT, PROBES_SHARE, TRAINED_ON = 1, 1 / 32, 40  # lists: sqrt(n); of these a 32nd is looked into
 
 
@@ -133,6 +141,24 @@ class Search:
                 count -= 1
                 if not count:
                     return
+
+
+def embed_picture(encoder: "Encoder", content: bytes) -> NDArray[np.float32]:
+    """The embedding [E] of a picture file's bytes, of length 1; upright, as the frames of videos are.
+
+    Raises ValueError if it is no picture, or one of more pixels than a frame may have.
+    """
+    try:
+        with Image.open(BytesIO(content)) as opened:
+            if opened.width * opened.height > MAX_FRAME_PX:
+                raise ValueError(f"{opened.width} x {opened.height} pixels are more than {MAX_FRAME_PX:,}")
+            if opened.getexif().get(ORIENTATION, 1) != 1:
+                turned = BytesIO()
+                ImageOps.exif_transpose(opened).convert("RGB").save(turned, "PNG")
+                content = turned.getvalue()
+        return unit(encoder.embed([content], batch_size=1))[0]
+    except (OSError, Image.DecompressionBombError):
+        raise ValueError(f"{len(content):,} bytes that are no picture (JPEG, PNG, ...)") from None
 
 
 def clock(seconds: float) -> str:

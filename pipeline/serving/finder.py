@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.features import shards
-from pipeline.features.embeddings import unit
 from pipeline.features.encoder import Encoder
-from pipeline.features.search import Frames, Moment, Search, check_encoder
+from pipeline.features.search import Frames, Moment, Search, check_encoder, embed_picture
 from pipeline.features.text_tower import TextTower
 from pipeline.params import load_params
 
@@ -42,6 +41,8 @@ class Finder:
         params = load_params()
         check_encoder(folder, ENCODER, params)
         search = Search(Frames.read(folder))
+        if (width := search.frames.vectors.shape[1]) != encoder.width:
+            raise ValueError(f"{ENCODER} makes embeddings of {encoder.width} numbers, {folder} holds {width}")
         search.index  # noqa: B018, built now, not while the first search waits
         return cls(search, encoder, TextTower(ENCODER, params.device), VIDEOS / "frames")
 
@@ -60,11 +61,7 @@ class Finder:
 
     def of_picture(self, picture: bytes) -> list[Moment]:
         """ValueError if the bytes are no picture."""
-        try:
-            embedding = self.encoder.embed([picture], batch_size=1)
-        except ValueError:
-            raise ValueError(f"{len(picture):,} bytes that are no picture (JPEG, PNG, ...)") from None
-        return self._moments(unit(embedding)[0])
+        return self._moments(embed_picture(self.encoder, picture))
 
     def _moments(self, query: NDArray[np.float32]) -> list[Moment]:
         return self.search.moments(query, MOMENTS, APART_S)
@@ -74,8 +71,11 @@ class Finder:
         if not self.frames.is_dir():
             return None
         try:
-            table = shards.read(self.frames, moment.video_id, ["timestamp_s", "jpeg"])
+            # A long video's pictures do not fit into memory.
+            for _, part in shards.iterate(self.frames, [moment.video_id], ["timestamp_s", "jpeg"], whole=False):
+                times = part["timestamp_s"].to_numpy()
+                if times[-1] >= moment.time_s:
+                    return part["jpeg"][int(np.abs(times - moment.time_s).argmin())].as_py()
         except KeyError:
-            return None
-        times = table["timestamp_s"].to_numpy()
-        return table["jpeg"][int(np.abs(times - moment.time_s).argmin())].as_py() if len(times) else None
+            pass
+        return None

@@ -20,7 +20,6 @@ CAPTIONS = OUT / "captions.parquet"
 EVIDENCE = OUT / "evidence.parquet"
 PAIRS = OUT / "pairs"
 JOURNAL = Path("studies/gap/journal.jsonl")  # what a server replied
-GAPS = OUT / "gaps.json"
 
 ENCODER = Path("models/encoder")
 FRAMES = Path("data/videos/frames")

@@ -15,7 +15,7 @@ from pipeline.params import load_params
 from pipeline.process import command
 from pipeline.serving.gap.page import write_gap_page
 from studies.gap.plots import draw_umap
-from studies.gap.settings import CAPTIONS, EVIDENCE, METRICS, PAIRS
+from studies.gap.settings import CAPTIONS, EVIDENCE, METRICS, PAIRS, load_study
 
 MAIN = Path("metrics/captions.json")
 PAGE = Path("metrics/gap.html")
@@ -28,12 +28,14 @@ def main() -> None:
 
 
 def draw_with_umap() -> None:
-    """A picture of every encoder's pairs of frames, if umap-learn is installed (requirements-umap.txt)."""
-    pairs = {path.stem.removesuffix("-frame"): np.load(path) for path in sorted(PAIRS.glob("*-frame.npy"))}
+    """The pairs of svd.png by UMAP, if umap-learn is installed (requirements-umap.txt)."""
+    picture, level = METRICS / "plots/umap.png", load_study().gap.levels[0]
+    picture.unlink(missing_ok=True)  # of other pairs
+    pairs = {path.stem.removesuffix(f"-{level}"): np.load(path) for path in sorted(PAIRS.glob(f"*-{level}.npy"))}
     if not pairs or not find_spec("umap"):
         return
     sets = {name: (own[0].astype(np.float64), own[1].astype(np.float64)) for name, own in pairs.items()}
-    draw_umap(METRICS / "plots/umap.png", sets, load_params().seed)
+    draw_umap(picture, sets, load_params().seed)
 
 
 def lines() -> list[str]:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import copy
+import io
 import json
 import os
 import resource
@@ -11,6 +12,7 @@ import socket
 import tempfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -20,12 +22,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from pipeline.app import main
 from pipeline.captioner import familiarity
 from pipeline.features.embeddings import VideoEmbeddings
-from pipeline.features.search import clock
+from pipeline.features.search import ORIENTATION, Moment, clock
 from pipeline.serving.app.server import Server, listen
 from pipeline.serving.finder import Finder
 from pipeline.serving.video_answerer import VideoAnswerer
@@ -268,9 +271,30 @@ def test_a_picture_finds_its_moment_and_a_text_those_most_like_it(captioner, upl
     assert (status, best["video"], best["at"]) == (200, expected.video_id, clock(expected.time_s))
     assert best["similarity"] == pytest.approx(1, abs=1e-3) and 0 <= expected.time_s <= 2.2
     assert base64.b64decode(best["thumbnail"]).startswith(b"RIFF")
+    assert finder.picture(Moment("<i>v3", 1.4, 1.0)) == picture("<i>v3 3 7")
+    turned, upright = io.BytesIO(), Image.open(io.BytesIO(picture("<i>v3 3 7")))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6  # to be turned to the right
+    upright.rotate(90, expand=True).save(turned, "PNG", exif=exif)
+    found = finder.of_picture(turned.getvalue())[0]
+    assert (found.video_id, found.time_s) == (expected.video_id, expected.time_s)
     expected = finder.of_text("a red star")
     assert [one["video"] for one in of_text] == [one.video_id for one in expected] and len(of_text) == 5
     assert [one["similarity"] for one in of_text] == pytest.approx([one.similarity for one in expected], abs=1e-4)
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A PNG that says it is so large, and is not."""
+    header = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    small = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(small, "PNG")
+    return (
+        small.getvalue()[:8]
+        + (13).to_bytes(4, "big")
+        + header
+        + zlib.crc32(header).to_bytes(4, "big")
+        + small.getvalue()[33:]
+    )
 
 
 def test_what_cannot_be_sought_is_refused(captioner, server, uploads, finder):
@@ -282,6 +306,8 @@ def test_what_cannot_be_sought_is_refused(captioner, server, uploads, finder):
             (b"[]", "application/json", 'expected {"text": text}, or a picture'),
             (b"{", "application/json", 'expected {"text": text}, or a picture'),
             (b"no picture", "image/png", "10 bytes that are no picture"),
+            (claiming(40_000, 40_000), "image/png", ""),
+            (claiming(11_000, 10_000), "image/png", "11000 x 10000 pixels are more than 100,000,000"),
             (b"", "image/png", "the file is empty"),
         ]:
             status, content = sought(searching, body, kind)

@@ -1,6 +1,7 @@
 """The page of the study of the modality gap, in a real browser (skipped without a Chromium)."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.scoring.gap import measure_gap
 from pipeline.serving.gap.page import write_gap_page
 from tests.serving.test_report import browser  # noqa: F401
 
+WHEN = ("before", "after")
 SHOWN = ("distance.centroids", "cone.image.mean", "cone.text.mean", "rmg")
 
 
@@ -36,9 +38,9 @@ def metrics(tmp_path_factory) -> Path:
         return dict(zip(SHOWN, rng.random(4), strict=True))
 
     causes = {
-        "seeds": [{"seed": seed, "when": when, **row()} for seed in (0, 1) for when in ("before", "after")],
-        "temperatures": [{"temperature": t, **row()} for t in (0.01, 0.1, 1.0)],
-        "facts": [{"facts": count, **row()} for count in (1, 2, 3, 4)],
+        "seeds": [{"seed": seed, "when": when, **row()} for seed in (0, 1) for when in WHEN],
+        "temperatures": [{"temperature": t, "when": when, **row()} for t in (0.01, 0.1, 1.0) for when in WHEN],
+        "facts": [{"facts": count, "when": when, **row()} for count in (1, 2, 3, 4) for when in WHEN],
     }
     (folder / "causes.json").write_text(json.dumps(causes))
     given = {name: {"CIDEr": 100.0, "facts": 40.0, "examples": {"0": "a star"}} for name in ("texts", "pictures")}
@@ -83,8 +85,8 @@ def test_the_page_has_every_figure_curve_and_picture_and_fits_a_phone(browser, m
     page.wait_for_function(
         "[...document.querySelectorAll('svg.chart')].every((one) => one.querySelectorAll('path').length > 3)"
     )
-    # 4 lines of 4 steps; 2 weights with 4 blocks of pictures and 3 of texts.
-    assert [charts.nth(i).locator("circle").count() for i in (0, 1)] == [16, 14]
+    # 4 lines of 4 steps; 2 weights, 4 blocks of pictures and 3 of texts; 4 lines of 3 temperatures, and of 4 counts.
+    assert [charts.nth(i).locator("circle").count() for i in range(4)] == [16, 14, 12, 16]
     assert page.locator("figure.wide img").evaluate_all("images => images.map((one) => one.naturalWidth)") == [
         1440,
         1440,
@@ -92,3 +94,9 @@ def test_the_page_has_every_figure_curve_and_picture_and_fits_a_phone(browser, m
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert len(requests) == 1 and errors == []
     page.close()
+
+
+def test_a_coca_that_was_fetched_has_no_training_to_show(metrics, tmp_path):
+    shutil.copytree(metrics, tmp_path / "metrics")
+    (tmp_path / "metrics/plots/training.csv").write_text("\n")
+    assert write_gap_page(tmp_path / "metrics", tmp_path / "gap.html").startswith("5 parts")

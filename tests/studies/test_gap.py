@@ -325,13 +325,17 @@ def test_a_server_sums_up_each_segment_once_and_what_it_cuts_off_is_no_sentence(
     assert by_server(load_study(), chosen, seed=0) == written and len(server.asked) == 2  # from the journal
 
 
-def test_a_server_that_is_busy_for_good_ends_the_run_and_keeps_what_there_is(server):
-    server.pages["/v1/chat/completions"] = Page(b'{"error": "busy"}', 500, "application/json")
-    with pytest.raises(ValueError, match=r"1 of 1 requests failed for reasons that can pass, .*status 500: busy"):
-        by_server(load_study(), described(["a star"]), seed=0)
+def test_a_server_that_fails_for_good_ends_the_run_and_what_it_replied_is_kept(server):
+    kept = by_server(load_study(), described(["a star"]), seed=0)
+    server.pages["/v1/chat/completions"] = Page(b'{"error": "broken"}', 500, "application/json")
+    with pytest.raises(ValueError, match=r"1 of 2 requests failed for reasons that can pass, .*status 500: broken"):
+        by_server(load_study(), described(["a star"], ["a moon"]), seed=0)
+    assert by_server(load_study(), described(["a star"]), seed=0) == kept
 
 
-@pytest.mark.parametrize("url", ["http://example.org/v1", "https://me:secret@example.org/v1"])
+@pytest.mark.parametrize(
+    "url", ["http://example.org/v1", "https://me:secret@example.org/v1", "https://me:se/secret@example.org/v1"]
+)
 def test_an_address_that_would_give_something_away_is_refused(workspace, url):
     folder = workspace({})
     (folder / FILE).parent.mkdir(parents=True)

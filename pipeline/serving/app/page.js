@@ -160,7 +160,7 @@ byId("searched").textContent = `In ${searched}: what a frame shows, not what was
 
 async function find(what, body, headers = {}) {
   const mine = ++searching;
-  byId("searched").textContent = "Looking …";
+  byId("searched").textContent = asking ? "Looking, once the video is captioned …" : "Looking …";
   const told = await fetch("/find", { method: "POST", body, headers })
     .then((answer) => answer.json()).catch(() => ({ error: "the app does not answer. If it has ended, start it again (make app)" }));
   if (mine !== searching) return; // another was asked for
@@ -228,7 +228,8 @@ byId("search").addEventListener("submit", (event) => {
 });
 byId("like").addEventListener("change", (event) => {
   const [picture] = event.target.files;
-  if (picture) find(picture.name, picture, { "Content-Type": picture.type || "image/unknown" });
+  const type = picture?.type.startsWith("image/") ? picture.type : "image/unknown";
+  if (picture) find(picture.name, picture, { "Content-Type": type });
   event.target.value = "";
 });
 byId("cancel").addEventListener("click", giveUp);
@@ -241,6 +242,7 @@ byId("file").addEventListener("change", (event) => {
 });
 for (const name of ["dragover", "dragleave", "drop"])
   document.addEventListener(name, (event) => {
+    if (event.target === byId("like")) return; // which takes what is dropped on it
     event.preventDefault();
     byId("drop").classList.toggle("over", name === "dragover");
     if (name === "drop" && event.dataTransfer.files.length) { file = event.dataTransfer.files[0]; caption(); }

@@ -65,9 +65,11 @@ def _gap(metrics: Path) -> dict[str, Any]:
 
 
 def _training(metrics: Path) -> dict[str, Any]:
-    steps = pd.read_csv(metrics / "plots/training.csv")
-    lines = [_line(label, steps["step"], steps[name]) for name, label in SHOWN.items()]
-    charts = [_chart("Along the CoCa's training, held-out pairs", "steps", lines, logarithmic=True)]
+    charts, path = [], metrics / "plots/training.csv"
+    if path.read_text().strip():  # of a CoCa that was fetched no training is known
+        steps = pd.read_csv(path)
+        lines = [_line(label, steps["step"], steps[name]) for name, label in SHOWN.items()]
+        charts.append(_chart("Along the CoCa's training, held-out pairs", "steps", lines, logarithmic=True))
     depth = pd.read_csv(metrics / "plots/depth.csv")
     lines = [
         _line(f"{label}, {weights}", own["block"], own[column])
@@ -87,6 +89,7 @@ def _causes(metrics: Path) -> dict[str, Any]:
     }
     for key, (name, title, logarithmic) in titles.items():
         own = pd.DataFrame(causes[name])
+        own = own[own["when"] == "after"]  # training; before it they are all alike
         lines = [_line(label, own[key], own[column]) for column, label in SHOWN.items()]
         charts.append(_chart(title, key, lines, logarithmic=logarithmic))
     seeds = pd.DataFrame(causes["seeds"])
