@@ -1,6 +1,6 @@
 # make demo      see it work: both variants on the built-in dataset, and what the memory changes
 # make plan      what a run of params.yaml will cost on this machine: seconds, disk and memory of each stage
-# make ablation  what each setting of the memory does: 20 variants, 3 seeds each -> docs/results.md (3 pretrainings, 60 trainings; hours)
+# make ablation  what each setting of the memory does: 25 variants, some with 3 seeds -> docs/results.md (3 pretrainings, 35 trainings; two hours)
 # make long      how long a memory lasts, beside 16 and 64 evenly spaced frames -> docs/results.md (half an hour, after make demo)
 # make gap       why images and texts of one encoder lie apart, and what it costs: docs/gap.md (minutes, after make demo)
 # make attend    an LSTM that looks at a video net's features: four kinds of attention, and explanations that are scored (after make demo)
@@ -21,7 +21,7 @@
 # shell, and nothing outside it can be removed.
 
 .PHONY: help history demo demo-frames@videos demo-frames@pictures+backbones demo-embed@videos \
-    demo-embed@pictures+pretrain demo-baseline demo-memory plan ablation long attend attend-others attend-space-time \
+    demo-embed@pictures+pretrain demo-baseline demo-memory plan ablation ablation-even ablation-odd long attend attend-others attend-space-time \
     gap gap-causes gap-coca questions questions-even questions-odd vlm table one-frame app retry test lint deps lock clean
 .DELETE_ON_ERROR:
 
@@ -96,7 +96,7 @@ plan: .venv/installed
 # Most variants have one training, of one core: every second one beside the others.
 ablation: export OMP_NUM_THREADS := 1
 ablation: history .venv/installed
-	dvc repro studies/ablation/dvc.yaml:pretrained
+	dvc repro embed@videos studies/ablation/dvc.yaml:pretrained
 	@mkdir -p .dvc/tmp
 	@$(MAKE) -j2 --no-print-directory ablation-even ablation-odd
 	dvc repro studies/ablation/dvc.yaml

@@ -34,7 +34,7 @@ def figures(results: pd.DataFrame, corpus: Mapping[str, float], ablation: Ablati
     found = results.set_index(["variant", "group", "metric"])
     # That which the ablation's table has chosen.
     best = next(name for name in ablation.baselines if f"over_{name}" in results)
-    shown = list(dict.fromkeys([*BESIDE, best, ablation.default]))
+    shown = list(dict.fromkeys([*(name for name in BESIDE if name in ablation.variants), best, ablation.default]))
 
     def cell(variant: str, group: str, metric: str) -> str:
         row = found.loc[variant, group, metric]
@@ -45,7 +45,8 @@ def figures(results: pd.DataFrame, corpus: Mapping[str, float], ablation: Ablati
         of = row[[f"over_{best}", f"over_{best}_low", f"over_{best}_high"]]
         return "{:+.1f} ({:+.1f} to {:+.1f})".format(*of)
 
-    seeds = f"{len(ablation.seeds)} trainings each" if len(ablation.seeds) > 1 else "one training each"
+    counts = sorted({len(ablation.seeds_of(name)) for name in shown})
+    seeds = "one training each" if counts == [1] else f"{' or '.join(map(str, counts))} trainings each"
     parts = [
         f"{found.loc[best, 'all', 'CIDEr']['segments']:.0f} test segments, {seeds} (`make ablation`). Averages of the "
         "segments' own scores, times 100, ± their standard deviation over the trainings:",

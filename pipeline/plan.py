@@ -26,6 +26,7 @@ from ruamel.yaml import YAML
 
 from pipeline.dataset import formats, ledger
 from pipeline.dataset.annotations import SPLITS
+from pipeline.dataset.sources.chosen import unzipped
 from pipeline.imports import ROOT
 from pipeline.params import PARAMS_FILE, Dataset, Params, load_params
 from pipeline.process import children
@@ -165,10 +166,12 @@ def _whole_lengths(dataset: Dataset, params: Params, sample: Sample) -> dict[str
     if own.source == "coco":
         held = {split: sum(PUBLISHED.get(name, 0) for name in own.annotations[split]) for split in SPLITS}
         return {split: float(min(held[split], _limit(own.limit[split]))) for split in SPLITS}
-    files: dict[str, list[Path]] = {
-        split: [Path(own.folder) / name for name in own.annotations[split]] for split in SPLITS
-    }
-    by_video, splits, _ = formats.read_splits(files, own.format)
+    with tempfile.TemporaryDirectory() as unpacked:
+        files: dict[str, list[Path]] = {
+            split: [unzipped(Path(own.folder) / name, Path(unpacked)) for name in own.annotations[split]]
+            for split in SPLITS
+        }
+        by_video, splits, _ = formats.read_splits(files, own.format)
     found: dict[str, float] = {}
     for split in SPLITS:
         ids = [video_id for video_id, its in splits.items() if its == split]

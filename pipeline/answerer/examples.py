@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.answerer.reader import BUCKETS, MAX_WORDS
 from pipeline.dataset.questions.question import Question
+from pipeline.dataset.segments import frames_of_segment
 from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.features.encoder import embedding_width
 from pipeline.features.text_tower import NoTextTower, embed_texts
@@ -169,19 +170,17 @@ def make_examples(
         answers: the closed list.
     """
     label = {answer: number for number, answer in enumerate(answers)}
-    own: defaultdict[tuple[str, float], list[Question]] = defaultdict(list)
+    times = {video_id: video.timestamps[:].tolist() for video_id, video in videos.items()}
+    own: defaultdict[tuple[str, int], list[tuple[Question, int]]] = defaultdict(list)
     for question in questions:
         if question.video_id in videos:
-            own[question.video_id, question.start_s].append(question)
-    examples = []
-    for (video_id, start_s), asked_of in own.items():
-        video = videos[video_id]
-        times = np.asarray(video.timestamps[:])
-        first = min(int(np.searchsorted(times, start_s)), len(times) - 1)
-        targets = []
-        for question in asked_of:
             end_s = np.inf if question.end_s is None else question.end_s
-            frames = max(1, int(np.searchsorted(times, end_s)) - first)
+            seen = frames_of_segment(question.start_s, end_s, times[question.video_id])
+            own[question.video_id, seen.start].append((question, len(seen)))
+    examples = []
+    for (video_id, first), asked_of in own.items():
+        targets = []
+        for question, frames in asked_of:
             targets.append(
                 Target(
                     question,
@@ -191,7 +190,7 @@ def make_examples(
                     float(question.answer) if question.task == "count" and question.answers else float("nan"),
                 )
             )
-        examples.append(Example(video_id, video, first, tuple(targets)))
+        examples.append(Example(video_id, videos[video_id], first, tuple(targets)))
     return examples
 
 

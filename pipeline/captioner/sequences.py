@@ -110,8 +110,8 @@ def sparse_examples(examples: Sequence[Example], count: int) -> list[Example]:
 
 
 def _evenly(first: int, last: int, count: int) -> list[int]:
-    """At most `count` whole numbers, evenly spaced, from `first` to `last`, both included."""
-    return sorted({round(place) for place in np.linspace(first, last, count)}) if last >= first else []
+    """At most `count` whole numbers, evenly spaced from `first` to `last`, both included; of one, the last."""
+    return sorted({round(place) for place in np.linspace(last, first, count)}) if last >= first else []
 
 
 def collate(examples: Sequence[Example]) -> Batch:

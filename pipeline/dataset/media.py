@@ -211,8 +211,10 @@ def _unpack(path: Path, name: str, target: Path) -> None:
 def _names(archive: zipfile.ZipFile) -> dict[str, str]:
     found: dict[str, list[zipfile.ZipInfo]] = {}
     for info in archive.infolist():
-        if not info.is_dir() and not unsafe(info.filename, mode=info.external_attr >> 16):
-            found.setdefault(PurePosixPath(info.filename).stem, []).append(info)
+        path = PurePosixPath(info.filename)
+        other = info.is_dir() or path.suffix.lower() in NOT_VIDEOS
+        if not other and not unsafe(info.filename, mode=info.external_attr >> 16):
+            found.setdefault(path.stem, []).append(info)
     return {
         stem: min(own, key=lambda info: _rank(PurePosixPath(info.filename), info.file_size, pictures=False)).filename
         for stem, own in found.items()

@@ -82,6 +82,10 @@ def params_of(ablation: Ablation, variant: str, seed: int) -> Params:
         params = load_params(PARAMS_FILE, {**ablation.changes(variant), "seed": seed})
     except ValueError as error:
         raise ValueError(f"as {FILE} changes it for variant {variant}, {error}") from None
+    if ablation.sparse(variant) is not None and params.memory.distractors:
+        raise ValueError(
+            f"{FILE}: variants.{variant}.{SPARSE}: these videos are no distractors; set memory.distractors: 0"
+        )
     return on_one_device(params)
 
 

@@ -115,9 +115,8 @@ def report(ablation: Ablation, runs: Runs, results: Sequence[Result], baseline: 
     by_kind = ["variant", *(f"{group} ({count})" for group, count in groups.items())]
     segments = runs[baseline][0]
 
-    fewer = ""
-    if any(ablation.seeds_of(name) != ablation.seeds for name in runs):
-        fewer = " (what has no ±: the first alone, and differences to it are of runs with this one)"
+    few = [f"`{name}` {len(runs[name])}" for name in runs if len(runs[name]) < len(ablation.seeds)]
+    fewer = f" (fewer, the first so many: {', '.join(few)}; differences are of the seeds that both have)" if few else ""
     rows = [
         [name, changes(ablation, name), *(spread(found[name, "all", metric]) for metric in metrics)] for name in runs
     ]

@@ -67,7 +67,13 @@ def cost(params: Params, weights: Path, sparse: int | None) -> dict[str, float]:
     captioner, tokenizer, segments, examples = prepare(params, weights, sparse)
     chosen = costed(segment.video_id for segment in segments)
     some = [example for example in examples if example.targets[0].segment.video_id in chosen]
-    return asdict(measure(captioner, tokenizer, some, **params.caption.model_dump(exclude={"split", "precision"})))
+    found = asdict(measure(captioner, tokenizer, some, **params.caption.model_dump(exclude={"split", "precision"})))
+    if sparse is not None:
+        # Which frames are evenly spaced is known at a segment's end only: a stream has to hold the embeddings of all.
+        whole = [target for example in prepare(params, weights)[3] for target in example.targets]
+        frames = [target.end + 1 for target in whole if target.segment.video_id in chosen]
+        found["remembered_bytes"] = 4 * captioner.config.mapper.embedding_width * sum(frames) / len(frames)
+    return found
 
 
 if __name__ == "__main__":

@@ -34,12 +34,13 @@ def main() -> None:
     long, params, videos = load_long(), load_params(), Videos.read(DATA)
     generation = params.caption.model_dump(exclude={"split", "precision", "batch_size"})
     rows: list[dict[str, Any]] = []
+    smaller = {name: with_entries(count) for name, count in long.entries.items()}  # first: an error comes at once
     folders = {RUN: FINETUNED, **{name: MODELS / name for name in long.captioners}}
-    for name in (*folders, *long.entries):
+    for name in (*folders, *smaller):
         if name in folders:
             captioner, tokenizer = load_captioner(folders[name], DECODER)
         else:
-            captioner, tokenizer = load_captioner(FINETUNED, DECODER, with_entries(long.entries[name]))
+            captioner, tokenizer = load_captioner(FINETUNED, DECODER, smaller[name])
         for seconds in long.measuring.seconds:
             found = measure(captioner, tokenizer, videos, seconds, long.measuring.seed, generation)
             rows.append({"captioner": name, **found})

@@ -115,6 +115,14 @@ def test_a_question_sees_nothing_before_its_start(watching, examples):
     assert (seen.time_s[0, 0][seen.allowed[0, 0]] >= 2.0).all()
 
 
+def test_a_question_between_two_frames_sees_the_one_that_is_on_the_screen(examples):
+    [of_video, *_] = examples
+    target = of_video.targets[0]
+    question = replace(target.question, start_s=2.05, end_s=2.15)
+    [example] = make_examples([question], {"v": of_video.video}, {question.question: target.texts[0]}, ANSWERS)
+    assert (example.first, example.targets[0].frames) == (10, 1)
+
+
 def test_blind_sees_nothing_frame_the_last_and_a_memory_everything(examples):
     def changes(watching, at, n=3):
         reader = reader_of(watching)

@@ -33,6 +33,6 @@ def test_a_file_that_is_alone_passes_over_none(tmp_path):
 
 def test_in_a_zip_a_video_comes_before_a_picture_of_its_stem_and_else_the_first(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        for name in ("one/x.mp4", "one/x.jpg", "two/x.jpg", "two/y.gif"):
+        for name in ("one/x.mp4", "one/x.jpg", "two/x.jpg", "one/x.json", "two/y.gif", "two/z.json"):
             archive.writestr(name, name)
     assert media.files(tmp_path) == {"x": tmp_path / "a.zip/one/x.mp4", "y": tmp_path / "a.zip/two/y.gif"}

@@ -416,6 +416,46 @@ def test_zips_that_cannot_be_told_apart_or_read_are_named(make_video, workspace,
         stages.download.main("videos")
 
 
+def test_caption_files_of_one_name_in_two_zips_are_refused(make_video, workspace, tmp_path):
+    own = zipped_folder(tmp_path, make_video)
+    for split in ("train", "test"):
+        with zipfile.ZipFile(own / "captions.zip") as both, zipfile.ZipFile(own / f"{split}-captions.zip", "w") as one:
+            one.writestr("captions.json", both.read(f"deep/{split}.json"))
+    names = {split: [f"{split}-captions.zip/captions.json"] for split in ("train", "test")}
+    workspace(zipped_params(own) | {"download.videos.annotations": names | {"val": []}})
+    with pytest.raises(ValueError, match=r"captions\.json have the same name; rename one of the annotation files"):
+        stages.download.main("videos")
+
+
+def test_a_zip_that_changed_before_a_kill_is_compared_again(make_video, workspace, tmp_path, monkeypatch):
+    own = zipped_folder(tmp_path, make_video)
+    data = workspace(zipped_params(own)) / "data" / "videos"
+    stages.download.main("videos")
+    before = ledger.read(data / "ledger.parquet")["a"].sha256
+    path = own / "train" / "train_videos.zip"
+    other = bytearray(make_video("a.mp4").read_bytes())
+    other[-1] ^= 1  # as long as it was
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("TrainVal/a.mp4", bytes(other))
+        archive.write(make_video("a.mp4"), "TrainVal/b.mp4")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(verdict, "sha256_of", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stages.download.main("videos")
+    stages.download.main("videos")
+    assert ledger.read(data / "ledger.parquet")["a"].sha256 != before
+    archive = bytearray(path.read_bytes())
+    archive[archive.index(bytes(other[100:150]))] ^= 1
+    path.write_bytes(archive)
+    stages.download.main("videos")
+    row = ledger.read(data / "ledger.parquet")["a"]
+    assert (row.status, row.reason) == ("corrupt", "cannot be unpacked (Bad CRC-32 for file 'TrainVal/a.mp4')")
+
+
 def test_annotation_files_of_one_name_are_refused(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()

@@ -50,12 +50,13 @@ def annotation_files(own: DownloadParams, params: Params, out: Path, rendered: P
 
 
 def unzipped(path: Path, folder: Path) -> Path:
-    """The caption file or, where its path leads through a zip, a copy of that member in `folder`.
+    """The caption file or, where its path leads through a zip, a copy of that member below `folder`.
 
     Raises ValueError if the zip has no such member, or a damaged one.
     """
     if media.within(path) is None:
         return path
+    folder = folder.joinpath(*path.parent.absolute().parts[1:])  # two zips may hold files of one name
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with media.local(path) as member:

@@ -54,7 +54,7 @@ class Directory:
                 found: dict[str, _Zipped] = {}
                 files = [path for own in self._files(folder).values() for path in own]
                 zips = [path for path in files if path.suffix.lower() == ".zip"]
-                for path in sorted(zips, key=lambda path: path.stem):
+                for path in sorted(zips, key=lambda path: f"{path.stem}.zip"):
                     found = self._members_of(path) | found  # as in media.files, of one stem the first
                 self._zipped[folder] = found
             return self._zipped[folder]
@@ -63,17 +63,20 @@ class Directory:
         link = self._videos / f"{path.stem}.zip"
         if self._zips.setdefault(link, path).resolve() != path.resolve():
             raise ValueError(f"{path} and {self._zips[link]} have the same name; rename one of them")
-        unchanged = media.is_link_to(path, link)
-        if not unchanged:
+        members = media.members(path)  # says of the user's own file if it is no zip
+        linked, books = media.is_link_to(path, link), self._videos.with_name("ledger.parquet")
+        # Else a run that was stopped may have made the link, and compared nothing: the ledger is its last act.
+        unchanged = linked and books.exists() and link.lstat().st_ctime_ns < books.stat().st_mtime_ns
+        if not linked:
             media.link(path, link, path.stat())
-        return {stem: _Zipped(link, member, unchanged) for stem, member in media.members(link).items()}
+        return {stem: _Zipped(link, link / inner.relative_to(path), unchanged) for stem, inner in members.items()}
 
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class _Zipped:
-    """A member of a zip. unchanged: the zip is what it was when an earlier run linked it."""
+    """A member of a zip. unchanged: the zip is what it was when an earlier run came to its end."""
 
     link: Path
     member: Path
@@ -81,12 +84,18 @@ class _Zipped:
 
     def fetch(self, journal: Journal, video_id: str) -> tuple[Row, Path | None]:
         known = journal.known.get(video_id)
-        same_size = known and known.sha256 and known.bytes == media.size_of(self.member)
-        if known and same_size and (self.unchanged or verdict.sha256_of(self.member) == known.sha256):
+        if known and known.sha256 and self._is(known.bytes, known.sha256):
             return known.found_again(), self.link
         row = verdict.examine(video_id, self.member)
         journal.record(row)
         return row, self.link
+
+    def _is(self, bytes_: int | None, sha256: str) -> bool:
+        try:
+            same_size = bytes_ == media.size_of(self.member)
+            return same_size and (self.unchanged or verdict.sha256_of(self.member) == sha256)
+        except (media.BadMember, OSError):
+            return False  # `examine` says what is wrong with it
 
 
 def files_by_stem(folder: Path) -> dict[str, list[Path]]:
