@@ -448,9 +448,9 @@ def test_a_zip_that_changed_before_a_kill_is_compared_again(make_video, workspac
             stages.download.main("videos")
     stages.download.main("videos")
     assert ledger.read(data / "ledger.parquet")["a"].sha256 != before
-    archive = bytearray(path.read_bytes())
-    archive[archive.index(bytes(other[100:150]))] ^= 1
-    path.write_bytes(archive)
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(bytes(other[100:150]))] ^= 1
+    path.write_bytes(damaged)
     stages.download.main("videos")
     row = ledger.read(data / "ledger.parquet")["a"]
     assert (row.status, row.reason) == ("corrupt", "cannot be unpacked (Bad CRC-32 for file 'TrainVal/a.mp4')")
