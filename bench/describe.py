@@ -90,7 +90,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--model", metavar="NAME", help="a CoCa of open_clip, with random weights: coca_ViT-B-32")
     parser.add_argument("--pictures", type=int, default=64)
-    parser.add_argument("--beams", type=int, default=load_study().describe.beams)
+    parser.add_argument("--beams", type=int, default=3)
     return parser.parse_args()
 
 

@@ -71,7 +71,7 @@ def test_in_a_folder_of_any_name_make_does_its_work_and_touches_nothing_outside(
         assert all(path.read_text() == "mine" for path in foreign), target
         assert (clone / ".venv").exists() == (target not in ("help", "clean")), target
         assert not (clone / ".venv/uv-cache").exists()
-    assert len((clone / "output").read_text().splitlines()) == 2 + 6  # two sets installed, six pinned
+    assert len((clone / "output").read_text().splitlines()) == 2 + 7  # two sets installed, seven pinned
     assert not list(clone.glob("[!d]*/__pycache__"))
     left = {path.name for path in clone.parent.iterdir()} | {path.name for path in tmp_path.iterdir()}
     assert left == {clone.name, clone.parent.name, "bin", *(folder.name for folder in words)}

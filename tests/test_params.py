@@ -221,7 +221,7 @@ def test_prediction_reads_params_of_other_revisions(tmp_path):
 @pytest.mark.parametrize(
     ("path", "key"),
     [(path, "memory.k") for path in (PARAMS, *sorted(Path("profiles").glob("*.yaml")))]
-    + [(Path("studies/ablation/params.yaml"), "default")],
+    + [(Path("studies/ablation/params.yaml"), "default"), (Path("studies/long/params.yaml"), "measuring.seed")],
     ids=str,
 )
 def test_an_experiment_that_changes_a_value_changes_one_line_of_the_file(tmp_path, path, key):

@@ -13,7 +13,8 @@ from pipeline.scoring.variants import Curve
 WIDTH, HEIGHT = 760, 400
 LEFT, RIGHT, TOP, BOTTOM = 58, 110, 34, 48  # margins; curves are named in the right one
 SCALE, FINE = 2, 2  # the picture's pixels for each one here; drawn finer still and reduced, for smooth edges
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # of Okabe and Ito: told apart by the colour-blind too
+# Of Okabe and Ito, told apart by the colour-blind too; without their yellow, which is not seen on white.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 INK, GREY, FAINT = "#222222", "#666666", "#e4e4e4"
 BAND = 56  # opacity of 255
 

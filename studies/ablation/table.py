@@ -163,8 +163,8 @@ def read_costs(ablation: Ablation) -> dict[str, list[str]]:
 
 
 def changes(ablation: Ablation, variant: str) -> str:
-    own = ablation.variants[variant]
-    return ", ".join(f"`{key}: {str(value).lower()}`" for key, value in own.items() if key != SEEDS)
+    own = {key: json.dumps(value) for key, value in ablation.variants[variant].items() if key != SEEDS}
+    return ", ".join("`{}: {}`".format(key, value.strip('"')) for key, value in own.items())
 
 
 def spread(result: Result) -> str:

@@ -18,10 +18,11 @@ from pipeline.captioner.model import CaptionerConfig, load_captioner, load_confi
 from pipeline.files.aside import write_text
 from pipeline.params import load_params
 from pipeline.scoring.markdown import insert, table
+from pipeline.scoring.plot import COLOURS
 from pipeline.scoring.table import write_json
 from stages import run
 from studies.long.lasting import GUESS, Videos, draw, line, measure
-from studies.long.settings import METRICS, MODELS, RUN, TRAINING, load_long
+from studies.long.settings import FILE, METRICS, MODELS, RUN, TRAINING, Long, load_long
 
 DATA, DECODER, FINETUNED = Path("data/videos"), Path("models/decoder"), Path("models/finetuned")
 REPORT, PLOT = Path("docs/results.md"), Path("docs/long_memory.png")
@@ -34,6 +35,7 @@ def main() -> None:
     long, params, videos = load_long(), load_params(), Videos.read(DATA)
     generation = params.caption.model_dump(exclude={"split", "precision", "batch_size"})
     rows: list[dict[str, Any]] = []
+    refuse_too_many(long)
     smaller = {name: with_entries(count) for name, count in long.entries.items()}  # first: an error comes at once
     folders = {RUN: FINETUNED, **{name: MODELS / name for name in long.captioners}}
     for name in (*folders, *smaller):
@@ -52,6 +54,12 @@ def main() -> None:
     draw(rows, PLOT)
     insert(REPORT, report(rows, list(long.captioners)), BEGIN, END)
     print(f"long: {METRICS}/table.csv has every figure, {PLOT} and {REPORT} show them")
+
+
+def refuse_too_many(long: Long) -> None:
+    """ValueError if the plot has too few colours for them."""
+    if (curves := 1 + len(long.captioners) + len(long.entries)) > len(COLOURS):
+        raise ValueError(f"{FILE}: {RUN}, captioners and entries: found {curves}, the plot has {len(COLOURS)} colours")
 
 
 def with_entries(count: int) -> CaptionerConfig:
@@ -82,7 +90,8 @@ def report(rows: Sequence[Mapping[str, Any]], trained: Sequence[str]) -> str:
     shares = []
     for name in names:
         short = found.get((name, SHORT_S))
-        above = short["facts"] - GUESS if short else 0.0
+        # Of who is at a guess there, what is left is chance.
+        above = short["facts"] - GUESS if short and short["low"] > GUESS else 0.0
         cells = [f"{(found[name, s]['facts'] - GUESS) / above:.2f}" if above > 0 else "-" for s in distances]
         shares.append([name, *cells])
     heads = ["captioner", *map(clock, distances)]

@@ -11,6 +11,8 @@ import pytest
 from pipeline.dataset.segments import Segment, frames_of_segment
 from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.params import load_params
+from pipeline.scoring import plot
+from pipeline.scoring.variants import Curve
 from studies.long import lasting, measure, train
 from studies.long.lasting import Answer, Videos, interval, stretched
 from studies.long.settings import FILE, METRICS, MODELS, RUN, load_long, params_of
@@ -61,11 +63,16 @@ def test_videos_whose_ground_truth_nobody_has_written_down_are_refused(tmp_path)
 
 def test_every_captioner_is_valid_and_a_wrong_one_is_named(tmp_path):
     long = load_long()
+    curve = Curve(np.arange(3.0), np.ones(3), np.zeros(3), np.full(3, 2.0))
+    plot.draw(dict.fromkeys([RUN, *long.captioners, *long.entries], curve), tmp_path / "p.png", title="t", x_label="x")
     assert [params_of(long, name).memory.enabled for name in long.captioners].count(True) == 1
     path = tmp_path / "params.yaml"
     path.write_text(TINY.replace("mean:", f"{RUN}:", 1))
     with pytest.raises(ValueError, match="captioners: run is what models/finetuned is called"):
         load_long(path)
+    path.write_text(TINY.replace("entries-20: 20", ", ".join(f"entries-{n}: {n}" for n in range(20, 27))))
+    with pytest.raises(ValueError, match="run, captioners and entries: found 9, the plot has 7 colours"):
+        measure.refuse_too_many(load_long(path))
     path.write_text(TINY.replace("entries-20: 20", "mean: 20"))
     with pytest.raises(ValueError, match="entries: mean is one of captioners, too"):
         load_long(path)
@@ -113,10 +120,10 @@ def test_the_study_trains_measures_and_writes_its_table(tmp_path, monkeypatch, o
 
 def test_what_is_left_is_said_of_what_there_is_ten_seconds_after_the_evidence(monkeypatch):
     monkeypatch.setattr(measure, "training_cpu_s", lambda name: 1)
-    usual = {"segments": 4, "low": 0.0, "high": 100.0, "cpu_s": 1.0, "mib": 2.0}
-    facts = {"run": {0: 96.0, 10: 90.0, 600: 70.0}, "mean": {0: 50.0, 10: 50.0, 600: 45.0}}
+    usual = {"segments": 4, "high": 100.0, "cpu_s": 1.0, "mib": 2.0}
+    facts = {"run": {0: 96.0, 10: 90.0, 600: 70.0}, "mean": {0: 50.0, 10: 54.0, 600: 45.0}}
     rows = [
-        {"captioner": name, "seconds": seconds, "facts": value, **usual}
+        {"captioner": name, "seconds": seconds, "facts": value, "low": value - 5, **usual}
         for name, of_one in facts.items()
         for seconds, value in of_one.items()
     ]
