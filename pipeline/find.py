@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.features.search import Frames, Moment, Search, check_encoder, clock, embed_picture
+from pipeline.features.search import Moment, clock, embed_picture, open_search
 from pipeline.params import Params, load_params
 from pipeline.process.command import guarded, parser
 from pipeline.process.terminal import printable
@@ -32,11 +32,8 @@ def main() -> None:
     with guarded("find", kept=None):
         folder = DATA / options.dataset / "embeddings"
         params = load_params()
-        check_encoder(folder, ENCODER, params)
-        search = Search(Frames.read(folder))
+        search = open_search(folder, ENCODER, params)
         for name, query in _queries(options, params):
-            if query.shape[0] != (width := search.frames.vectors.shape[1]):
-                raise ValueError(f"{ENCODER} makes embeddings of {query.shape[0]} numbers, {folder} holds {width}")
             print(listed(name, search.moments(query, options.count, options.apart)), flush=True)
 
 

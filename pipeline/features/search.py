@@ -143,6 +143,17 @@ class Search:
                     return
 
 
+def open_search(folder: Path, encoder: Path, params: Params) -> Search:
+    """Over a folder of embeddings that this encoder made. ValueError, naming the command that helps, if it did not."""
+    from pipeline.features.encoder import embedding_width  # imports torch
+
+    check_encoder(folder, encoder, params)
+    search = Search(Frames.read(folder))
+    if (own := embedding_width(encoder)) != (width := search.frames.vectors.shape[1]):
+        raise ValueError(f"{encoder} makes embeddings of {own} numbers, {folder} holds {width}")
+    return search
+
+
 def embed_picture(encoder: "Encoder", content: bytes) -> NDArray[np.float32]:
     """The embedding [E] of a picture file's bytes, of length 1; upright, as the frames of videos are.
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from pipeline.features import shards
 from pipeline.features.encoder import Encoder
-from pipeline.features.search import Frames, Moment, Search, check_encoder, embed_picture
+from pipeline.features.search import Moment, Search, embed_picture, open_search
 from pipeline.features.text_tower import TextTower
 from pipeline.params import load_params
 
@@ -39,10 +39,7 @@ class Finder:
         if not folder.is_dir():
             return None
         params = load_params()
-        check_encoder(folder, ENCODER, params)
-        search = Search(Frames.read(folder))
-        if (width := search.frames.vectors.shape[1]) != encoder.width:
-            raise ValueError(f"{ENCODER} makes embeddings of {encoder.width} numbers, {folder} holds {width}")
+        search = open_search(folder, ENCODER, params)
         search.index  # noqa: B018, built now, not while the first search waits
         return cls(search, encoder, TextTower(ENCODER, params.device), VIDEOS / "frames")
 
