@@ -149,9 +149,9 @@ def cells(lines: Sequence[Line]) -> list[list[str]]:
 NOTE = (
     "Averages of the segments' own scores, times 100, of all trainings, and 95 % intervals over videos. facts: "
     "captions that state the right facts. Seconds are of CPU on the machine that captioned, of a server's replies by "
-    "the clock, and per minute of captioned video, from stored features on (a vision-language model: from frames). "
-    "Bytes: held when a segment ends. Tokens: read + written for a caption. An empty cell: not recorded. Fewer "
-    "segments: the others have no usable caption, and count nowhere."
+    "the clock, and per minute of captioned video, from stored features on (frame captions and a vision-language "
+    "model: from frames). Bytes: held when a segment ends. Tokens: read + written for a caption. An empty cell: not "
+    "recorded. Fewer segments: the others have no usable caption, and count nowhere."
 )
 
 

@@ -1,9 +1,13 @@
 """Caption frames with the CoCa, and embed frames and captions: `python -m studies.gap.describe [--shards 3/16]`.
 
 Reads data/videos/frames/, data/videos/segments.parquet, studies/gap/models/coca and studies/gap/params.yaml (describe).
-Writes studies/gap/out/described/shard-*.parquet, computing only videos whose frames, model, settings or code changed.
+Writes studies/gap/out/described/shard-*.parquet, computing only videos whose frames, model, settings or code changed,
+and appends to studies/gap/out/describing.jsonl what each of these took. That is not in the shards, because their bytes
+are those of any run.
 """
 
+import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +30,7 @@ from pipeline.serving import cuts
 from stages import run
 from studies.gap import coca_model
 from studies.gap.coca_model import Caption, Coca
-from studies.gap.settings import COCA, DESCRIBED, FRAMES, SEGMENTS, DescribeParams, load_study
+from studies.gap.settings import COCA, DESCRIBED, DESCRIBING, FRAMES, OUT, SEGMENTS, DescribeParams, load_study
 
 MIN_S = 1.0  # cuts are at least so far apart
 
@@ -51,9 +55,10 @@ class Describe:
                 if entry.rows:
                     # One by one: shards of another count have the videos in another order.
                     table = shards.read(FRAMES, video_id, ["frame_index", "timestamp_s", "jpeg"])
-                    yield VideoRows(
-                        video_id, self.describe(video_id, table, schema), entry.reason, bool(entry.fingerprint)
-                    )
+                    started = time.process_time()
+                    described = self.describe(video_id, table, schema)
+                    self.note(video_id, time.process_time() - started)
+                    yield VideoRows(video_id, described, entry.reason, bool(entry.fingerprint))
                 else:
                     reason = entry.reason or "no frames"
                     yield VideoRows(video_id, None, reason, bool(entry.fingerprint))
@@ -92,6 +97,13 @@ class Describe:
             "text_embedding": column(texts),
         }
         return pa.table(values).cast(schema)
+
+    def note(self, video_id: str, cpu_s: float) -> None:
+        """Also of a video whose shard a kill loses: what is noted last counts."""
+        parameters = sum(weights.numel() for weights in self.coca.model.parameters())
+        line = json.dumps({"video_id": video_id, "cpu_s": round(cpu_s, 6), "parameters": parameters}) + "\n"
+        with DESCRIBING.open("a") as file:
+            file.write(line)
 
 
 def choose(timestamps: Sequence[float], options: DescribeParams, fps: float, jpegs: Any) -> list[int]:
@@ -158,6 +170,8 @@ def main(part: str = "1/1") -> None:
         compute=Describe(params.device, options, params.frames.fps),
         keeps="gpu model" if params.device in ("auto", "cuda") else "model",
     )
+    OUT.mkdir(parents=True, exist_ok=True)
+    DESCRIBING.touch()
     done = engine.update(work, only, **params.engine.model_dump())
     print(
         f"describe: {done.rows} frames of {done.kept + done.made - done.dropped} videos captioned "

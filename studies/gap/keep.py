@@ -13,7 +13,7 @@ def keep(rule: str, captions: Sequence[str], embeddings: NDArray[np.floating], c
     """Places of the captions that are kept, ascending, at most `count`.
 
     Args:
-        how: all | distinct (each text once, the first time it is said) | diverse (farthest points: begins with the
+        rule: all | distinct (each text once, the first time it is said) | diverse (farthest points: begins with the
             first, then always the one whose nearest kept one is the farthest) | clusters (agglomerative, average
             linkage by cosine; of each cluster the caption nearest to its mean).
         embeddings: of the captions [n, E].

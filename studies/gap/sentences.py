@@ -22,7 +22,8 @@ class Sentence:
     """error: why there is no text, or "" """
 
     text: str
-    tokens: int  # that were written
+    tokens_in: int  # that were read; words, of a template
+    tokens_out: int  # that were written
     error: str = ""
 
 
@@ -35,7 +36,10 @@ class Summariser(Protocol):
 def by_template(captions: Sequence[Sequence[str]]) -> list[Sentence]:
     """The captions as they are, one after the other."""
     texts = [", then ".join(one) for one in captions]
-    return [Sentence(text, len(text.split()), "" if text else "no captions to sum up") for text in texts]
+    return [
+        Sentence(text, len(" ".join(one).split()), len(text.split()), "" if text else "no captions to sum up")
+        for text, one in zip(texts, captions, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,10 @@ class LanguageModel:
     beams: int
     max_new_tokens: int
 
+    @property
+    def parameters(self) -> int:
+        return sum(weights.numel() for weights in self.model.parameters())
+
     @torch.inference_mode()
     def __call__(self, captions: Sequence[Sequence[str]]) -> list[Sentence]:
         prompts = [self.prompt.replace(SLOT, SEPARATOR.join(one)) for one in captions]
@@ -57,9 +65,13 @@ class LanguageModel:
         given = self.tokenizer(prompts, return_tensors="pt", padding=True, return_token_type_ids=False).to(
             self.model.device
         )
-        room = _positions(self.model)
-        if room and given["input_ids"].shape[1] + self.max_new_tokens > room:
-            return [Sentence("", 0, f"the prompt is longer than the {room} tokens that the model reads")] * len(prompts)
+        read, room = given["attention_mask"].sum(1).tolist(), _positions(self.model)
+        fits = [room is None or count + self.max_new_tokens <= room for count in read]
+        if not all(fits):
+            fitting = [one for one, fit in zip(captions, fits, strict=True) if fit]
+            others = iter(self(fitting) if fitting else [])
+            reason = f"the prompt is longer than the {room} tokens that the model reads"
+            return [next(others) if fit else Sentence("", 0, 0, reason) for fit in fits]
         rows = self.model.generate(
             **given,
             num_beams=self.beams,
@@ -69,19 +81,19 @@ class LanguageModel:
         )
         if not self.model.config.is_encoder_decoder:
             rows = rows[:, given["input_ids"].shape[1] :]
-        return [self._sentence(row, bool(one)) for row, one in zip(rows, captions, strict=True)]
+        return [self._sentence(row, count, bool(one)) for row, count, one in zip(rows, read, captions, strict=True)]
 
-    def _sentence(self, row: Tensor, complete: bool) -> Sentence:
+    def _sentence(self, row: Tensor, read: int, complete: bool) -> Sentence:
         ended = self.tokenizer.eos_token_id in row[1:].tolist()
         text = self.tokenizer.decode(row, skip_special_tokens=True)
         first = next((line.strip() for line in text.splitlines() if line.strip()), "")
         words = int((row != self.tokenizer.pad_token_id).sum())
         if not complete:
-            return Sentence("", 0, "no captions to sum up")
+            return Sentence("", 0, 0, "no captions to sum up")
         if not first:
-            return Sentence("", words, "the model answered nothing")
+            return Sentence("", read, words, "the model answered nothing")
         cut = not ended and len(text.strip().splitlines()) == 1
-        return Sentence(first, words, f"cut after {self.max_new_tokens} tokens" if cut else "")
+        return Sentence(first, read, words, f"cut after {self.max_new_tokens} tokens" if cut else "")
 
 
 def _positions(model: Any) -> int | None:

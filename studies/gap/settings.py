@@ -16,9 +16,11 @@ COCA, RANDOM_COCA = MODELS / "coca", MODELS / "coca-random"
 RANDOM_ENCODER = MODELS / "encoder-random"
 STEPS = OUT / "steps.npz"  # embeddings of held-out pairs along the training, an array [2, pairs, E] a step
 DESCRIBED = OUT / "described"  # shards
+DESCRIBING = OUT / "describing.jsonl"  # what describing each video took
 CAPTIONS = OUT / "captions.parquet"
 EVIDENCE = OUT / "evidence.parquet"
 PAIRS = OUT / "pairs"
+COST = METRICS / "cost.json"  # of a caption
 JOURNAL = Path("studies/gap/journal.jsonl")  # what a server replied
 
 ENCODER = Path("models/encoder")

@@ -3,7 +3,8 @@
 Reads studies/gap/out/described/, data/videos/segments.parquet, what `evaluate` reads, and studies/gap/params.yaml
 (summarise). Writes studies/gap/out/captions.parquet (.csv, .json; in the project's schema), evidence.parquet (for each
 segment: which frames' captions were kept, tokens, seconds, attempts, error), and metrics/gap/captions.json,
-coverage.json, segments.parquet, kinds.csv, as `evaluate` writes them.
+coverage.json, segments.parquet, kinds.csv, as `evaluate` writes them; and cost.json: what a caption cost, from frames
+on (studies/gap/out/describing.jsonl), for pipeline.table.
 
 A row that was written is kept if the stage is stopped: the same run goes on behind it. With summarise.method: server a
 chat model writes them (section server); its key comes from the environment variable VLM_API_KEY.
@@ -12,7 +13,8 @@ chat model writes them (section server); its key comes from the environment vari
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +34,14 @@ from pipeline.imports import code_fingerprint
 from pipeline.params import Params, load_params
 from pipeline.process import progress
 from pipeline.scoring.caption_table import write_captions
+from pipeline.scoring.captioners import COSTS
 from stages import run
 from stages.evaluate import evaluate
 from studies.gap.keep import keep
 from studies.gap.sentences import (
     SEPARATOR,
     SLOT,
+    LanguageModel,
     Summariser,
     by_template,
     load_language_model,
@@ -46,7 +50,9 @@ from studies.gap.sentences import (
 )
 from studies.gap.settings import (
     CAPTIONS,
+    COST,
     DESCRIBED,
+    DESCRIBING,
     EVIDENCE,
     JOURNAL,
     METRICS,
@@ -68,8 +74,9 @@ class Written:
     log_prob: None
     frames: list[int]  # whose captions were kept
     captions: list[str]
-    tokens: int
-    seconds: float
+    tokens_in: int | None  # None: a server did not say
+    tokens_out: int | None
+    seconds: float  # of CPU; until a server's reply by the clock
     attempts: int
     error: str
 
@@ -81,6 +88,7 @@ class Described:
     segment: Segment
     frames: list[int]
     captions: list[str]
+    held: int  # bytes that a stream holds when the segment ends: what is kept is not known before
 
 
 def main() -> None:
@@ -92,12 +100,14 @@ def main() -> None:
     }
     chosen = described[options.split]
     if options.method == "server":
-        done = by_server(study, chosen, params.seed)
+        done, parameters = by_server(study, chosen, params.seed), None
     else:
-        done = here(params, options, chosen, described["train"])
+        done, parameters = here(params, options, chosen, described["train"])
     write_captions(CAPTIONS, [one.segment for one in chosen], {id: one for id, one in done.items() if one.caption})
     write_evidence(EVIDENCE, done)
     scored = params.on_split(options.split)
+    cost = cost_of(chosen, done, read_describing(), parameters, by_clock=options.method == "server")
+    write_text(COST, json.dumps(cost, indent=2) + "\n")
     line = evaluate(scored, CAPTIONS, *(METRICS / name for name in TABLES))
     journal_of(options, chosen).unlink(missing_ok=True)
     failed = [one.error for one in done.values() if not one.caption]
@@ -109,13 +119,13 @@ def main() -> None:
 
 def here(
     params: Params, options: SummariseParams, chosen: Sequence[Described], train: Sequence[Described]
-) -> dict[str, Written]:
-    """What a summariser on this machine writes, by segment; what an earlier run wrote is read."""
+) -> tuple[dict[str, Written], int]:
+    """What a summariser on this machine writes, by segment, and its parameters; what an earlier run wrote is read."""
     journal = journal_of(options, chosen)
     done = read_journal(journal)
     todo = [one for one in chosen if one.segment.segment_id not in done]
+    summariser = make_summariser(params, options, train)
     if todo:
-        summariser = make_summariser(params, options, train)
         journal.parent.mkdir(parents=True, exist_ok=True)
         write_text(
             journal, "".join(journal_line(id, one) for id, one in done.items())
@@ -127,7 +137,7 @@ def here(
                     file.write(journal_line(id, one))
                 file.flush()
                 bar.update(len(todo[at : at + options.batch_size]))
-    return done
+    return done, summariser.parameters if isinstance(summariser, LanguageModel) else 0
 
 
 def by_server(study: GapStudy, chosen: Sequence[Described], seed: int) -> dict[str, Written]:
@@ -180,7 +190,8 @@ def by_server(study: GapStudy, chosen: Sequence[Described], seed: int) -> dict[s
             None,
             speaking[id].frames,
             speaking[id].captions,
-            row.tokens_out or 0,
+            row.tokens_in,
+            row.tokens_out,
             row.seconds,
             row.attempts,
             row.error or "",
@@ -204,7 +215,7 @@ def frames_say(segments: Sequence[Segment], options: SummariseParams) -> list[De
         table = tables.get(video_id)
         for segment in own:
             if table is None:
-                found.append(Described(segment, [], []))
+                found.append(Described(segment, [], [], 0))
                 continue
             times = table["timestamp_s"].to_numpy()
             inside = frames_of_segment(segment.start_s, segment.end_s, times)
@@ -212,8 +223,16 @@ def frames_say(segments: Sequence[Segment], options: SummariseParams) -> list[De
             captions = rows["caption"].to_pylist()
             kept = keep(options.keep, captions, vectors(rows, "text_embedding"), options.count) if captions else []
             frames = rows["frame_index"].to_pylist()
-            found.append(Described(segment, [frames[i] for i in kept], [captions[i] for i in kept]))
+            held = held_bytes(options.keep, captions, table.schema.field("text_embedding").type.list_size)
+            found.append(Described(segment, [frames[i] for i in kept], [captions[i] for i in kept], held))
     return found
+
+
+def held_bytes(rule: str, captions: Sequence[str], width: int) -> int:
+    """Of texts, and of their embeddings [width] where the rule compares those."""
+    texts = captions if rule == "all" else set(captions)
+    of_embedding = 4 * width if rule in ("diverse", "clusters") else 0
+    return sum(len(text.encode()) + of_embedding for text in texts)
 
 
 def make_summariser(params: Params, options: SummariseParams, train: Sequence[Described]) -> Summariser:
@@ -240,15 +259,23 @@ def make_summariser(params: Params, options: SummariseParams, train: Sequence[De
 def write(summariser: Summariser, chosen: Sequence[Described]) -> dict[str, Written]:
     """Segments whose frames say nothing get a row without a sentence; what fails for a batch is tried one by one."""
     speaking = [one for one in chosen if one.captions]
-    started, attempts = time.perf_counter(), 1
+    started, attempts = time.process_time(), 1
     try:
         sentences = summariser([one.captions for one in speaking]) if speaking else []
     except RuntimeError:  # of memory, or of a row that is too long for the model
         sentences, attempts = [summariser([one.captions])[0] for one in speaking], 2
-    seconds = (time.perf_counter() - started) / max(len(speaking), 1)
+    seconds = (time.process_time() - started) / max(len(speaking), 1)
     return without_sentence(chosen) | {
         one.segment.segment_id: Written(
-            sentence.text, None, one.frames, one.captions, sentence.tokens, round(seconds, 4), attempts, sentence.error
+            sentence.text,
+            None,
+            one.frames,
+            one.captions,
+            sentence.tokens_in,
+            sentence.tokens_out,
+            round(seconds, 6),
+            attempts,
+            sentence.error,
         )
         for one, sentence in zip(speaking, sentences, strict=True)
     }
@@ -256,9 +283,59 @@ def write(summariser: Summariser, chosen: Sequence[Described]) -> dict[str, Writ
 
 def without_sentence(chosen: Sequence[Described]) -> dict[str, Written]:
     """The rows of segments whose frames say nothing."""
+    nothing = Written("", None, [], [], 0, 0, 0.0, 0, "no frame of it was described")
+    return {one.segment.segment_id: nothing for one in chosen}
+
+
+def cost_of(
+    chosen: Sequence[Described],
+    done: Mapping[str, Written],
+    describing: Mapping[str, Mapping[str, Any]],
+    parameters: int | None,
+    *,
+    by_clock: bool,
+) -> dict[str, Any]:
+    """What a caption cost from frames on, whichever run made it; None for what is not known.
+
+    Describing is counted by whole videos, so frames between segments are a part of it; so are sentences that came to
+    nothing.
+
+    Args:
+        describing: by video, as `read_describing` has it.
+        parameters: of the summariser; None: it is not known, as a server's.
+        by_clock: its seconds are a server's.
+    """
+    captions = sum(bool(one.caption) for one in done.values())
+    videos = {one.segment.video_id for one in chosen if one.captions}
+    if not captions:
+        return dict.fromkeys(COSTS)
+
+    def each(values: Sequence[float | None]) -> float | None:
+        return None if None in values else sum(value for value in values if value is not None) / captions
+
+    own = [describing.get(video_id) for video_id in sorted(videos)]
+    of_frames = each([one["cpu_s"] if one else None for one in own])
+    of_sentences = sum(one.seconds for one in done.values()) / captions
+    seconds = None if of_frames is None else of_frames + of_sentences
+    coca = {one["parameters"] for one in own if one}
     return {
-        one.segment.segment_id: Written("", None, [], [], 0, 0.0, 0, "no frame of it was described") for one in chosen
+        "parameters": parameters + coca.pop() if parameters is not None and len(coca) == 1 else None,
+        "cpu_s": None if by_clock else seconds,
+        "seconds": seconds if by_clock else None,
+        "remembered_bytes": each([one.held for one in chosen if done[one.segment.segment_id].caption]),
+        "tokens_in": each([one.tokens_in for one in done.values()]),
+        "tokens_out": each([one.tokens_out for one in done.values()]),
     }
+
+
+def read_describing() -> dict[str, dict[str, Any]]:
+    """`cpu_s` and `parameters` by video, of the last time that it was described; a line that was cut off is skipped."""
+    found = {}
+    for line in DESCRIBING.read_text().splitlines() if DESCRIBING.is_file() else ():
+        with suppress(ValueError):
+            one = json.loads(line)
+            found[one["video_id"]] = one
+    return found
 
 
 def write_evidence(path: Path, written: dict[str, Written]) -> None:
@@ -269,7 +346,8 @@ def write_evidence(path: Path, written: dict[str, Written]) -> None:
             ("caption", pa.string()),
             ("frames", pa.list_(pa.int32())),
             ("captions", pa.list_(pa.string())),
-            ("tokens", pa.int32()),
+            ("tokens_in", pa.int32()),
+            ("tokens_out", pa.int32()),
             ("seconds", pa.float64()),
             ("attempts", pa.int32()),
             ("error", pa.string()),

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -15,14 +15,25 @@ import torch
 from pipeline.dataset.segments import Segment, from_table, to_table
 from pipeline.features import shards
 from pipeline.features.shards import VideoRows
-from studies.gap import coca, describe, sentences
+from pipeline.params import load_params
+from studies.gap import coca, describe, sentences, summarise
 from studies.gap.coca import checkpoints
 from studies.gap.describe import choose
 from studies.gap.keep import keep
 from studies.gap.plots import draw_umap, first_vectors
 from studies.gap.sentences import Sentence, by_template, load_language_model, train_t5
 from studies.gap.settings import DESCRIBED, FILE, FRAMES, SEGMENTS, DescribeParams, load_study
-from studies.gap.summarise import Described, by_server, frames_say, read_journal, write
+from studies.gap.summarise import (
+    Described,
+    by_server,
+    cost_of,
+    frames_say,
+    held_bytes,
+    journal_of,
+    read_describing,
+    read_journal,
+    write,
+)
 from tests.conftest import Page
 from tests.tiny import write_params
 
@@ -114,8 +125,8 @@ def test_a_small_t5_learns_what_to_write_and_says_why_it_has_no_sentence():
     )
     found = model([source for source, _ in pairs])
     assert [one.text for one in found] == [targets[0] for _, targets in pairs]
-    assert not any(one.error for one in found) and found[0].tokens > 1
-    assert model([[]])[0] == Sentence("", 0, "no captions to sum up")
+    assert not any(one.error for one in found) and found[0].tokens_out > 1
+    assert model([[]])[0] == Sentence("", 0, 0, "no captions to sum up")
 
 
 def causal(folder: Path):
@@ -138,11 +149,14 @@ def test_a_language_model_of_a_folder_is_prompted_and_one_that_runs_on_or_has_no
     model = load_language_model(str(tmp_path / "model"), tmp_path / "prompt.txt", max_new_tokens=5, **options)
     together = model([["a red star"], ["a red star", "at the top"]])
     assert together == [model([one])[0] for one in (["a red star"], ["a red star", "at the top"])]
-    assert all(
-        one.tokens <= 5 and one.error in ("", "cut after 5 tokens", "the model answered nothing") for one in together
-    )
+    assert all(one.tokens_in > 0 and one.tokens_out <= 5 for one in together)
+    assert {one.error for one in together} <= {"", "cut after 5 tokens", "the model answered nothing"}
     long = load_language_model(str(tmp_path / "model"), tmp_path / "prompt.txt", max_new_tokens=60, **options)
     assert "longer than the 64 tokens" in long([["a red star"]])[0].error
+    between = load_language_model(str(tmp_path / "model"), tmp_path / "prompt.txt", max_new_tokens=5, **options)
+    short, too_long, last = between([["a red star"], ["a red star"] * 30, ["at the top"]])
+    assert "longer than the 64 tokens" in too_long.error  # and the others of its batch are as they are alone
+    assert [short, last] == [between([["a red star"]])[0], between([["at the top"]])[0]]
 
 
 def test_a_prompt_without_a_place_for_captions_and_a_model_that_is_not_there_are_refused(tmp_path):
@@ -226,11 +240,15 @@ def test_the_origins_setting_runs_at_a_tiny_size_and_only_what_changed_is_descri
     describe.main()
     assert "5 frames of 2 videos captioned (3 videos described, 0 kept, 0 removed, 1 without" in capsys.readouterr().out
     first = {path.name: path.read_bytes() for path in DESCRIBED.iterdir()}
+    took = read_describing()
+    assert set(took) == {"v_a", "v_b"} and took["v_a"]["cpu_s"] > 0 and took["v_a"]["parameters"] > 10_000
     describe.main()
+    assert read_describing() == took
     assert "(0 videos described, 3 kept" in capsys.readouterr().out
     write_videos({"v_a": 9, "v_b": 2, "v_none": 0, "v_new": 4})
     describe.main()
     assert "(1 videos described, 3 kept" in capsys.readouterr().out
+    assert read_describing() == took | {"v_new": read_describing()["v_new"]}
     shutil.rmtree(DESCRIBED)
     describe.main()  # a clean run gives the same bytes
     write_videos({"v_a": 9, "v_b": 2, "v_none": 0})
@@ -268,7 +286,7 @@ def test_a_sentence_whose_batch_fails_is_tried_alone_and_a_journal_is_read_up_to
         return by_template(captions)
 
     segments = [Segment(f"v#{i}", "v", "test", 0.0, 1.0, (), None) for i in range(2)]
-    written = write(fails_together, [Described(segment, [0], ["a star"]) for segment in segments])
+    written = write(fails_together, [Described(segment, [0], ["a star"], 6) for segment in segments])
     assert {id: (one.caption, one.attempts) for id, one in written.items()} == {
         "v#0": ("a star", 2),
         "v#1": ("a star", 2),
@@ -276,6 +294,45 @@ def test_a_sentence_whose_batch_fails_is_tried_alone_and_a_journal_is_read_up_to
     lines = [json.dumps({"segment_id": id, **asdict(one)}) for id, one in written.items()]
     (tmp_path / "journal").write_text(f"{lines[0]}\n{lines[1][:20]}")
     assert read_journal(tmp_path / "journal") == {"v#0": written["v#0"]}
+
+
+def test_a_stopped_run_goes_on_behind_what_it_wrote_and_what_that_cost_counts(workspace):
+    workspace({})
+    study = load_study(ROOT / FILE)
+    options = study.summarise.model_copy(update={"method": "template", "batch_size": 1})
+    chosen = described(["a star", "a ring"], [], ["a star"])
+    journal = journal_of(options, chosen)
+    done, _ = summarise.here(load_params(), options, chosen, [])
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert [line["segment_id"] for line in lines] == ["v#0", "v#1", "v#2"]
+    journal.write_text(json.dumps(lines[0] | {"seconds": 7.0}) + "\n" + json.dumps(lines[1])[:30])
+    again, parameters = summarise.here(load_params(), options, chosen, [])
+    assert again["v#0"].seconds == 7.0 and again["v#1"] == done["v#1"] and parameters == 0
+    took = {"v": {"cpu_s": 3.0, "parameters": 100}}
+    cost = cost_of(chosen, again, took, parameters, by_clock=False)
+    captions = 2  # a row without a sentence is none
+    assert cost["cpu_s"] == pytest.approx((3.0 + 7.0 + again["v#2"].seconds) / captions)
+    assert (cost["parameters"], cost["tokens_in"], cost["tokens_out"]) == (100, (4 + 2) / 2, (5 + 2) / 2)
+
+
+def test_what_a_caption_cost_is_unknown_where_a_part_of_it_was_not_recorded():
+    chosen = described(["a star"], ["a ring"])
+    done = write(by_template, chosen)
+    took = {"v": {"cpu_s": 4.0, "parameters": 100}}
+    by_server = cost_of(chosen, done, took, None, by_clock=True)
+    assert by_server["parameters"] is None and by_server["cpu_s"] is None and by_server["seconds"] >= 2.0
+    unknown = cost_of(chosen, done, {}, 10, by_clock=False)
+    assert unknown["cpu_s"] is None and unknown["parameters"] is None and unknown["tokens_out"] == 2
+    silent = {id: replace(one, tokens_in=None) for id, one in done.items()}
+    assert cost_of(chosen, silent, took, 10, by_clock=False)["tokens_in"] is None
+    assert set(cost_of(chosen, {}, took, 10, by_clock=False).values()) == {None}
+
+
+def test_a_stream_holds_each_text_once_and_an_embedding_where_those_are_compared():
+    captions = ["a star", "a star", "a ring"]
+    assert held_bytes("all", captions, 96) == 18
+    assert held_bytes("distinct", captions, 96) == 12
+    assert held_bytes("diverse", captions, 96) == held_bytes("clusters", captions, 96) == 12 + 2 * 4 * 96
 
 
 @pytest.fixture
@@ -305,7 +362,7 @@ def server(site, workspace, monkeypatch):
 
 def described(*captions: list[str]) -> list[Described]:
     segments = [Segment(f"v#{i}", "v", "test", 0.0, 1.0, (), None) for i in range(len(captions))]
-    return [Described(one, list(range(len(own))), own) for one, own in zip(segments, captions, strict=True)]
+    return [Described(one, list(range(len(own))), own, 0) for one, own in zip(segments, captions, strict=True)]
 
 
 def test_a_server_sums_up_each_segment_once_and_what_it_cuts_off_is_no_sentence(server):
@@ -317,7 +374,8 @@ def test_a_server_sums_up_each_segment_once_and_what_it_cuts_off_is_no_sentence(
         "the reply was cut off at max_tokens",
         "no frame of it was described",
     ]
-    assert (written["v#0"].frames, written["v#0"].tokens, written["v#0"].attempts) == ([0, 1], 10, 1)
+    assert (written["v#0"].frames, written["v#0"].tokens_out, written["v#0"].attempts) == ([0, 1], 10, 1)
+    assert written["v#0"].tokens_in is None  # the server did not say
     prompt = Path("studies/gap/prompt.txt").read_text()
     assert sorted(server.asked) == sorted(
         prompt.replace("{captions}", one).strip() for one in ("a {star} ; a star", "a ring")
@@ -347,8 +405,8 @@ def test_an_address_that_would_give_something_away_is_refused(workspace, url):
 
 def test_the_template_says_one_caption_after_the_other():
     assert by_template([["a star", "a ring"], []]) == [
-        Sentence("a star, then a ring", 5),
-        Sentence("", 0, "no captions to sum up"),
+        Sentence("a star, then a ring", 4, 5),
+        Sentence("", 0, 0, "no captions to sum up"),
     ]
     assert sentences.SLOT in Path(load_study().summarise.prompt).read_text()
 
