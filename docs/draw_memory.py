@@ -30,8 +30,9 @@ from pipeline.captioner.model import load_captioner
 from pipeline.captioner.sequences import collate, make_examples
 from pipeline.dataset.segments import frames_of_segment, from_table
 from pipeline.features import shards
+from pipeline.features.embedding_rows import every_nth
 from pipeline.features.embeddings import read_embeddings
-from pipeline.params import load_params
+from pipeline.params import embedded_fps, load_params
 from pipeline.process import command
 from pipeline.scoring.caption_table import Retrieved, read_retrieved
 from pipeline.scoring.segment_scores import read_scores
@@ -74,7 +75,8 @@ class Panel:
 
 
 def main() -> None:
-    scores, fps = read_scores("workspace").sort_values(["video_id", "start_s"]), load_params().frames.fps
+    params = load_params()
+    scores, fps = read_scores("workspace").sort_values(["video_id", "start_s"]), embedded_fps(params)
     retrieved = read_retrieved(Path(RETRIEVED))
     if not retrieved:
         raise SystemExit("draw_memory: this run has no memory; run: dvc exp run -n memory -S memory.enabled=true")
@@ -85,7 +87,8 @@ def main() -> None:
         segment = next(fitting, None)
         if segment is None:
             raise SystemExit(f"draw_memory: no segment of kind {kind} is as the rule above wants it")
-        [(_, table)] = shards.iterate(FRAMES, [segment["video_id"]], columns=["frame_index", "timestamp_s", "jpeg"])
+        stored = shards.iterate(FRAMES, [segment["video_id"]], columns=["frame_index", "timestamp_s", "jpeg"])
+        [(_, table)] = every_nth(stored, params.embed.every)
         own = frames_of_segment(segment["start_s"], segment["end_s"], table["timestamp_s"].to_pylist())
         jpegs = dict(enumerate(table["jpeg"].to_pylist()))
         id = segment["segment_id"]

@@ -94,6 +94,7 @@ def _card(
     rows = "\n".join(f"| {metric} | {score:g} |" for metric, score in whole.items() if metric != "segments")
     shown = ("mapper", "memory", "baseline", "finetune", "caption", "frames", "embed")
     sections = {key: values[key] for key in shown if key in values}
+    fps = values["frames"]["fps"] / values["embed"].get("every", 1)
     settings = "\n".join(f"- `{key}`: {json.dumps(value)}" for key, value in sections.items())
     splits = ", ".join(f"{split} {'all' if count is None else count}" for split, count in limit.items())
     unlike = "It has an answer to anything, even to videos unlike those."
@@ -132,7 +133,7 @@ for found in captioner.caption(Path("holiday.mp4")):
 
 ## Trained on
 
-{dataset[0].upper() + dataset[1:]}, videos: {splits}. Frames: {values["frames"]["fps"]:g} per second.
+{dataset[0].upper() + dataset[1:]}, videos: {splits}. Frames: {fps:g} per second.
 
 {unlike}
 

@@ -28,7 +28,8 @@ Positive = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 PositiveFloat = Annotated[float, Field(gt=0, le=1e9)]
 Seconds = Annotated[float, Field(gt=0, le=1e6)]  # longest wait: sockets and sleep() overflow above
-PerSecond = Annotated[float, Field(ge=0.001, le=1000)]  # frames
+SLOWEST_FPS = 0.001
+PerSecond = Annotated[float, Field(ge=SLOWEST_FPS, le=1000)]  # frames
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 HttpAddress = Annotated[str, Field(pattern="^https?://")]
 Split = Literal["train", "val", "test"]
@@ -204,6 +205,7 @@ class BackbonesParams(Section):
 
 
 class EmbedParams(Section):
+    every: Annotated[int, Field(ge=1, le=1000)]
     batch_size: Positive
     precision: Precision
 
@@ -388,6 +390,11 @@ class PredictionParams(Section):
     predict: PredictParams
 
 
+def embedded_fps(params: Params | PredictionParams) -> float:
+    """Frames per second of a video that are embedded: those that captioners and answerers see."""
+    return params.frames.fps / params.embed.every
+
+
 # The section in params files of earlier revisions, which do not have it.
 _EARLIER_PREDICT = {
     "max_height_px": 360,
@@ -397,6 +404,7 @@ _EARLIER_PREDICT = {
     "max_page_mb": 64,
     "max_minutes": 720,
 }
+_EARLIER_EMBED = {"every": 1}  # keys of the section that they lack
 
 
 def _misfits(sections: dict[str, Any]) -> list[str]:
@@ -407,6 +415,12 @@ def _misfits(sections: dict[str, Any]) -> list[str]:
             problems.append(f"download.{dataset}.format: source shapes writes {wanted!r}, found {download.format!r}")
     if "download" in sections and (missing := set(BUILTIN_FORMATS) - set(sections["download"])):
         problems.append(f"download: needs the datasets pictures and videos; missing: {', '.join(sorted(missing))}")
+    frames, embed = sections.get("frames"), sections.get("embed")
+    if frames and embed and frames.fps / embed.every < SLOWEST_FPS:
+        problems.append(
+            f"embed.every: {embed.every} leaves {frames.fps / embed.every:g} of frames.fps {frames.fps:g} a second, "
+            f"expected at least {SLOWEST_FPS}"
+        )
     memory, mapper = sections.get("memory"), sections.get("mapper")
     if memory and memory.layers != sorted(set(memory.layers)):
         problems.append(f"memory.layers: found {memory.layers}, expected ascending and each once")
@@ -488,6 +502,8 @@ def load_prediction_params(path: Path) -> PredictionParams:
     """
     needed: dict[str, Any] = {}
     for name, value in ({"predict": _EARLIER_PREDICT} | _read(path)).items():
+        if name == "embed" and isinstance(value, dict):
+            value = _EARLIER_EMBED | value
         field = PredictionParams.model_fields.get(name)
         if field and isinstance(value, dict) and isinstance(field.annotation, type):
             value = {key: value[key] for key in field.annotation.model_fields if key in value}

@@ -1,4 +1,4 @@
-"""Embed every frame with the encoder: `python -m stages.embed pictures|videos [--shards 3/16]`.
+"""Embed every frame, or every n-th, with the encoder: `python -m stages.embed pictures|videos [--shards 3/16]`.
 
 Reads data/{dataset}/frames/ and models/encoder/. Writes data/{dataset}/embeddings/shard-*.parquet, computing only
 videos whose frames, encoder, settings or code changed; with --shards only every 16th shard from the 3rd on.
@@ -18,6 +18,7 @@ ENCODER = Path("models/encoder")
 
 def main(dataset: str, part: str = "1/1") -> None:
     params, only = load_params(), Slice.parse(part)
+    own = params.embed
     folder, title = Path("data") / dataset / "frames", f"embed {dataset}"
     if (found := shards.count(folder)) != params.frames.shards:
         raise ValueError(
@@ -30,9 +31,9 @@ def main(dataset: str, part: str = "1/1") -> None:
         folder.with_name("embeddings"),
         schema=encoder.schema_of(encoder.embedding_width(ENCODER)),
         shards=params.frames.shards,
-        fingerprints=provenance.of_embeddings(frames, ENCODER, params.embed),
+        fingerprints=provenance.of_embeddings(frames, ENCODER, own),
         items=frames,
-        compute=EmbeddingRows(folder, ENCODER, params.device, params.embed.precision, params.embed.batch_size, title),
+        compute=EmbeddingRows(folder, ENCODER, params.device, own.precision, own.batch_size, own.every, title),
         keeps="gpu model" if params.device in ("auto", "cuda") else "model",
     )
     done = engine.update(work, only, **params.engine.model_dump())

@@ -193,6 +193,7 @@ def test_an_infinite_rate_is_told_by_its_key(tmp_path):
             {"caption__max_tokens": 120},
             "(the most of max_caption_tokens and max_tokens) are 140 tokens",
         ),
+        ({"frames__fps": 0.5, "embed__every": 1000}, "embed.every: 1000 leaves 0.0005 of frames.fps 0.5 a second"),
         ({"backbones__builtin__text_width": 100}, "text_width 100 is not a multiple of 3, the number of its heads"),
     ],
 )
@@ -205,8 +206,9 @@ def test_prediction_reads_params_of_other_revisions(tmp_path):
     written = edited(
         tmp_path, caption__index="exact", mapper__tokens=3, memory__enabled=..., youtube=..., shapes__new={"a": 1}
     )
-    write_params(written, written, {"predict": ...})  # as before there was any
+    write_params(written, written, {"predict": ..., "embed.every": ...})  # as before there were any
     params = load_prediction_params(written)
+    assert params.embed.every == 1
     assert params.predict == load_params(PARAMS).predict
     assert params.frames.fps == load_params(PARAMS).frames.fps
     edited(tmp_path, caption__beams=..., frames__fps="many", youtube=...)

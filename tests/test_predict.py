@@ -72,6 +72,17 @@ def test_whoever_watches_hears_how_far_the_work_is_and_can_end_it(here, shots):
         captioner.caption(shots, watch=end)
 
 
+def test_frames_that_are_stored_and_not_embedded_change_nothing_that_is_said(here, shots):
+    expected = VideoCaptioner.load()
+    fps = expected.params.frames.fps
+    write_params(here / "params.yaml", here / "params.yaml", {"frames.fps": 3 * fps, "embed.every": 3})
+    captioner = VideoCaptioner.load()
+    assert captioner.params.frames.fps == 3 * fps and list(captioner.frames(shots)) == list(expected.frames(shots))
+    assert captioner.caption(shots) == expected.caption(shots)
+    arriving = captioner.follow(captioner.frames(shots))
+    assert [one.start_s for one in arriving] == [one.start_s for one in expected.caption(shots)]
+
+
 def test_what_is_too_short_to_be_a_segment_goes_to_the_one_before(shots, here):
     jpegs = VideoCaptioner.load().frames(shots)
     assert find_segments(jpegs[:50], fps=5, least_s=4) == [(0.0, 5.0), (5.0, 10.0)]

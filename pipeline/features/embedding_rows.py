@@ -1,9 +1,12 @@
 """The rows of the embeddings' shards: the frames of one video after the other through the encoder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
 
 from pipeline.device import choose_device, choose_dtype
 from pipeline.features import encoder, shards
@@ -21,6 +24,7 @@ class EmbeddingRows:
         encoder_folder: of the encoder.
         device, precision: auto, or a name, as in params.yaml.
         batch_size: frames.
+        every: of each video's frames, every n-th is embedded, from the first on.
     """
 
     frames: Path
@@ -28,6 +32,7 @@ class EmbeddingRows:
     device: str
     precision: str
     batch_size: int
+    every: int
     title: str
 
     @cached_property
@@ -39,8 +44,10 @@ class EmbeddingRows:
     def __call__(self, items: Mapping[str, Entry], *, cores: int) -> Iterator[VideoRows]:
         schema = encoder.schema_of(self.encoder.width)
         there = [video_id for video_id, entry in items.items() if entry.rows]
-        tables = shards.iterate(self.frames, there, [name for name in schema.names if name != "embedding"])
-        jpegs = shards.iterate(self.frames, there, ["jpeg"], whole=False)  # so that hours of them need not be in memory
+        columns = [name for name in schema.names if name != "embedding"]
+        tables = every_nth(shards.iterate(self.frames, there, columns), self.every)
+        # In parts, so that hours of them need not be in memory.
+        jpegs = every_nth(shards.iterate(self.frames, there, ["jpeg"], whole=False), self.every)
         parts = ((video_id, part["jpeg"]) for video_id, part in jpegs)
         embedded = self.encoder.embed_videos(parts, batch_size=self.batch_size, workers=cores)
         rows = sum(entry.rows for entry in items.values())
@@ -53,3 +60,16 @@ class EmbeddingRows:
                 (_, table), (_, embeddings) = next(tables), next(embedded)
                 yield VideoRows(video_id, encoder.to_table(table, embeddings, schema), entry.reason, final)
                 bar.update(entry.rows)
+
+
+def every_nth(tables: Iterable[tuple[str, pa.Table]], every: int) -> Iterator[tuple[str, pa.Table]]:
+    """Every n-th row of each video, from its first on; a video may come in consecutive parts."""
+    if every == 1:
+        yield from tables
+        return
+    video, seen = None, 0
+    for video_id, table in tables:
+        if video_id != video:
+            video, seen = video_id, 0
+        yield video_id, table.filter(pa.array(np.arange(seen, seen + table.num_rows) % every == 0))
+        seen += table.num_rows

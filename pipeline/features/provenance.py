@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline import device
-from pipeline.features import encoder
+from pipeline.features import embedding_rows, encoder
 from pipeline.features.shards import Entry
 from pipeline.imports import code_fingerprint, file_fingerprint, versions
 from pipeline.params import EmbedParams
@@ -34,4 +34,5 @@ def fingerprints(frames: Mapping[str, Entry], settings: str, code: Path, files: 
 def of_embeddings(frames: Mapping[str, Entry], folder: Path, options: EmbedParams) -> dict[str, str]:
     """`fingerprints` of the embeddings of this encoder's folder."""
     # The batch size too: a matrix product of more rows may add in another order.
-    return fingerprints(frames, f"{encoder.digest(folder)} {options}", Path(encoder.__file__))
+    settings, files = f"{encoder.digest(folder)} {options}", [Path(embedding_rows.__file__)]
+    return fingerprints(frames, settings, Path(encoder.__file__), files)

@@ -28,7 +28,7 @@ from pipeline.features.encoder import Encoder, load_encoder
 from pipeline.features.frames import Sampling
 from pipeline.language.decoder import load_decoder
 from pipeline.params import PredictionParams, load_prediction_params
-from pipeline.serving.video_frames import Frames, Watch, embed_frames, read_frames, unwatched
+from pipeline.serving.video_frames import Frames, Watch, embed_frames, read_frames, sampling_of, unwatched
 from pipeline.serving.web import neighbours
 
 ANSWERER = Path("studies/questions/models/memory")  # where `make questions` leaves one
@@ -116,7 +116,7 @@ class VideoAnswerer:
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.params.frames.fps, self.params.frames.short_side_px, self.params.frames.jpeg_quality)
+        return sampling_of(self.params)
 
     def look(self, video: Path, watch: Watch = unwatched) -> Seen:
         """Decode and embed a video file, once for all questions. Raises ValueError saying why that is not possible."""
@@ -151,7 +151,7 @@ class VideoAnswerer:
                 f"the encoder makes {seen.embeddings.shape[1]} numbers of a frame, the answerer was trained on "
                 f"{self.reader.config.embedding_width}: train it again with make questions"
             )
-        fps = self.params.frames.fps
+        fps = self.sampling.fps
         asked_of = [
             Question(str(number), "video", " ".join(text.split()), end_s=at_s) for number, text in enumerate(questions)
         ]

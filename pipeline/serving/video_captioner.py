@@ -33,7 +33,16 @@ from pipeline.process import progress
 from pipeline.process.terminal import printable
 from pipeline.scoring.caption_table import Retrieved
 from pipeline.serving.cuts import Cuts, find_segments
-from pipeline.serving.video_frames import Frames, Watch, embed_frames, end_s, read_frames, unwatched, watched
+from pipeline.serving.video_frames import (
+    Frames,
+    Watch,
+    embed_frames,
+    end_s,
+    read_frames,
+    sampling_of,
+    unwatched,
+    watched,
+)
 
 MIN_SEGMENT_S = 4.0  # shortest segment that is found
 AHEAD = 8  # frames: more than a cut can precede the frame that reveals it
@@ -136,7 +145,7 @@ class VideoCaptioner:
         Args:
             embeddings: of these frames [T, E], where they are there already (`embed`).
         """
-        fps = self.params.frames.fps
+        fps = self.sampling.fps
         seen = jpegs if isinstance(jpegs, Frames) else Frames(jpegs, len(jpegs) / fps)
         warnings = [f"not the whole video: {seen.damage}"] if seen.damage else []
         if segments == "found":
@@ -170,7 +179,7 @@ class VideoCaptioner:
         tell: Callable[[str], None] = lambda line: None,
         duration_s: Callable[[], float | None] = lambda: None,
     ) -> Iterator[Captioned]:
-        """Captions of frames as they arrive, at the rate of frames.fps, with no more memory than a stream holds.
+        """Captions of frames as they arrive, at the rate of `sampling`, with no more memory than a stream holds.
 
         Args:
             every_s: a segment ends every so many seconds; None: where the video changes.
@@ -181,7 +190,7 @@ class VideoCaptioner:
         """
         if every_s is not None and not 0 < every_s < math.inf:
             raise ValueError(f"every_s: found {every_s:g}, expected seconds: a finite number greater than 0")
-        fps = self.params.frames.fps
+        fps = self.sampling.fps
         cuts = Cuts(fps, MIN_SEGMENT_S)
         seen = _Seen(self)
         first: list[NDArray[np.float16]] = []
@@ -218,13 +227,13 @@ class VideoCaptioner:
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.params.frames.fps, self.params.frames.short_side_px, self.params.frames.jpeg_quality)
+        return sampling_of(self.params)
 
     def caption_embeddings(
         self, embeddings: NDArray[np.float16], segments: Sequence[tuple[float, float]], watch: Watch = unwatched
     ) -> list[Generated]:
         """A caption for each segment (start_s, end_s, in order of time) of a video's embeddings [T, E]."""
-        video = VideoEmbeddings(np.arange(len(embeddings)) / self.params.frames.fps, embeddings)
+        video = VideoEmbeddings(np.arange(len(embeddings)) / self.sampling.fps, embeddings)
         wanted = [Segment(f"{i:06}", "video", "test", *ends, (), None) for i, ends in enumerate(segments)]
         config = self.model.config
         examples = make_examples(wanted, {"video": video}, scope=config.scope)
@@ -301,7 +310,7 @@ class _Seen:
     def caption(self, start: int, end: int) -> Generated:
         """The caption of the segment from frame `start` to before `end`; earlier frames are dropped afterwards."""
         if self.stream is None:
-            fps = self.captioner.params.frames.fps
+            fps = self.captioner.sampling.fps
             seen = np.stack(self.waiting[: end - self.begins])
             ends = ((start - self.begins) / fps, (end - self.begins) / fps)
             made = self.captioner.caption_embeddings(seen, [ends])[0]

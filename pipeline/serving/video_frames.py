@@ -16,6 +16,7 @@ from pipeline.dataset.media import not_a_file
 from pipeline.features import frames
 from pipeline.features.encoder import Encoder
 from pipeline.features.frames import Sampling, Source
+from pipeline.params import PredictionParams, embedded_fps
 from pipeline.serving.arriving import is_address
 
 # Called during the work: what is being done, how much is done, of how much (None: unknown). "sampling" counts seconds
@@ -41,8 +42,13 @@ class Frames(Sequence[bytes]):
         return self.jpegs[index]
 
 
+def sampling_of(params: PredictionParams) -> Sampling:
+    """How a file's frames are taken: only those that the pipeline embeds."""
+    return Sampling(embedded_fps(params), params.frames.short_side_px, params.frames.jpeg_quality)
+
+
 def read_frames(video: Path, sampling: Sampling, watch: Watch = unwatched) -> Frames:
-    """A video file's frames as the pipeline would sample them. Raises ValueError saying why if there are none."""
+    """A video file's frames as the pipeline samples them. Raises ValueError saying why if there are none."""
     if reason := not_a_file(video):
         raise ValueError(f"{video}: {reason}")
     path = video.absolute()  # in a relative name, ffmpeg would read what precedes a colon as a protocol

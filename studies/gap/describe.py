@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset.annotations import subset_order
 from pipeline.device import choose_device
-from pipeline.features import engine, provenance, shards
+from pipeline.features import embedding_rows, engine, provenance, shards
+from pipeline.features.embedding_rows import every_nth
 from pipeline.features.encoder import embedding_width
 from pipeline.features.shards import Entry, Slice, VideoRows
 from pipeline.features.work import Work
-from pipeline.params import load_params
+from pipeline.params import embedded_fps, load_params
 from pipeline.process import progress
 from pipeline.serving import cuts
 from stages import run
@@ -41,7 +42,8 @@ class Describe:
 
     device: str
     options: DescribeParams
-    fps: float
+    fps: float  # of the frames that are embedded: the others are never chosen
+    every: int
 
     @cached_property
     def coca(self) -> Coca:
@@ -54,7 +56,8 @@ class Describe:
             for video_id, entry in items.items():
                 if entry.rows:
                     # One by one: shards of another count have the videos in another order.
-                    table = shards.read(FRAMES, video_id, ["frame_index", "timestamp_s", "jpeg"])
+                    stored = shards.read(FRAMES, video_id, ["frame_index", "timestamp_s", "jpeg"])
+                    [(_, table)] = every_nth([(video_id, stored)], self.every)
                     started = time.process_time()
                     described = self.describe(video_id, table, schema)
                     self.note(video_id, time.process_time() - started)
@@ -158,8 +161,9 @@ def main(part: str = "1/1") -> None:
     params, options, only = load_params(), load_study().describe, Slice.parse(part)
     found = shards.index(FRAMES)
     frames = {video_id: found[video_id] for video_id in chosen_videos(options) if video_id in found}
-    settings = f"{coca_model.digest(COCA)} {options} {params.frames.fps}"
-    code, files = Path(coca_model.__file__), [Path(__file__), Path(cuts.__file__)]
+    fps, every = embedded_fps(params), params.embed.every
+    settings = f"{coca_model.digest(COCA)} {options} {fps} {every}"
+    code, files = Path(coca_model.__file__), [Path(__file__), Path(cuts.__file__), Path(embedding_rows.__file__)]
     work = Work(
         "describe",
         DESCRIBED,
@@ -167,7 +171,7 @@ def main(part: str = "1/1") -> None:
         shards=options.shards,
         fingerprints=provenance.fingerprints(frames, settings, code, files),
         items=frames,
-        compute=Describe(params.device, options, params.frames.fps),
+        compute=Describe(params.device, options, fps, every),
         keeps="gpu model" if params.device in ("auto", "cuda") else "model",
     )
     OUT.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.dataset.annotations import subset_order
 from pipeline.dataset.questions.question import from_table
-from pipeline.params import load_params
+from pipeline.params import embedded_fps, load_params
 from pipeline.process import command
 from pipeline.serving.questions.page import write_questions_page
 from studies.questions.settings import OUT, QUESTIONS, load_study
@@ -33,7 +33,8 @@ def main() -> None:
         rows = pd.read_parquet(path)
         answers[name] = rows[rows["glimpses"] == study.main_count(name)]
     kept = [one for one in questions if one.video_id in chosen]
-    line = write_questions_page(kept, answers, FRAMES, PAGE, fps=load_params().frames.fps)
+    params = load_params()
+    line = write_questions_page(kept, answers, FRAMES, PAGE, fps=embedded_fps(params), every=params.embed.every)
     print(f"show: {line}; of {len(chosen)} videos -> {PAGE}")
 
 

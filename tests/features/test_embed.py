@@ -1,3 +1,4 @@
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 from PIL import Image
 
 from pipeline.device import choose_dtype
-from pipeline.features import encoder, shards
+from pipeline.features import encoder, frames, shards
 from pipeline.features.encoder import load_encoder, schema_of
+from pipeline.features.frames import Sampling, Source
 from pipeline.features.shards import VideoRows
 from stages import embed
+from tests.conftest import write_params
 from tests.random_clip import write_random_clip
 
 FRAMES = pa.schema(
@@ -107,6 +110,52 @@ def test_rows_say_when_each_frame_was_and_what_the_encoder_made_of_it(here):
     loaded = load_encoder(embed.ENCODER, device=device, dtype=choose_dtype("auto", device))
     expected = loaded.embed([picture(f"v_a 0 {i}") for i in range(9)], batch_size=8)
     assert np.array_equal(np.stack(table["embedding"].to_numpy()), expected)
+
+
+@pytest.mark.parametrize("seconds", [0.05, 2.0, 2.37])
+def test_every_third_of_15_frames_a_second_has_the_embeddings_of_5_a_second(here, make_video, monkeypatch, seconds):
+    monkeypatch.setattr(shards, "GROUP_ROWS", 4)
+    monkeypatch.setattr(shards, "LONGEST_GROUP_ROWS", 4)  # a video comes in parts, of which 3 is no divisor
+    video = make_video(f"{seconds}.mp4", "64x48", "30", seconds)
+    found = {}
+
+    def store(fps):
+        sampled = frames.sample(Source("", video, seconds), Sampling(fps, 48, 3))
+        shards.update(
+            here / "data/videos/frames",
+            schema=FRAMES,
+            shards=SHARDS,
+            fingerprints=dict.fromkeys(("v_a", "v_b"), str(fps)),
+            compute=lambda ids: (VideoRows(id, frames.to_table(replace(sampled, video_id=id), fps=fps)) for id in ids),
+        )
+
+    for fps, every in ((5, 1), (15, 3)):
+        store(fps)
+        write_params(here / "params.yaml", here / "params.yaml", {"frames.fps": fps, "embed.every": every})
+        embed.main("videos")
+        found[every] = dict(shards.iterate(here / "data/videos/embeddings"))
+    assert found[3].keys() == found[1].keys() == {"v_a", "v_b"}
+    for video_id, table in found[3].items():
+        expected = found[1][video_id]
+        assert table["timestamp_s"].to_pylist() == pytest.approx(expected["timestamp_s"].to_pylist(), abs=1e-9)
+        assert table["embedding"].equals(expected["embedding"])
+        assert table["frame_index"].to_pylist() == [3 * i for i in range(len(expected))]
+
+
+def test_another_every_embeds_again_and_ends_in_the_bytes_of_a_clean_build(here, capsys):
+    write_frames(here / "data/videos/frames", VIDEOS)
+    embeddings = here / "data/videos/embeddings"
+    embed.main("videos")
+    first = contents(embeddings)
+    write_params(here / "params.yaml", here / "params.yaml", {"embed.every": 4})
+    embed.main("videos")
+    assert f"({len(VIDEOS)} embedded, 0 kept, 0 removed, 0 without frames)" in capsys.readouterr().out
+    assert {id: len(rows) for id, rows in shards.iterate(embeddings)} == {
+        id: -(-count // 4) for id, (count, _) in VIDEOS.items()
+    }
+    write_params(here / "params.yaml", here / "params.yaml", {"embed.every": 1})
+    embed.main("videos")
+    assert contents(embeddings) == first
 
 
 def test_a_video_without_frames_keeps_its_reason(here):

@@ -31,6 +31,7 @@ PARAMS = {
     "frames.short_side_px": 16,
     "frames.shards": 2,
     "embed.batch_size": 4,
+    "embed.every": 1,
 }
 CHANGED_PARAMS = [
     ("frames.fps", 3),
@@ -39,6 +40,7 @@ CHANGED_PARAMS = [
     ("frames.shards", 1),
     ("frames.shards", 3),
     ("embed.batch_size", 3),
+    ("embed.every", 2),
     ("download.videos.limit", {"train": 1, "val": None, "test": 0}),
     ("download.videos.segments", "initial"),
 ]
@@ -49,6 +51,8 @@ EDITS = {
     "pipeline/features/encoder.py": "_embed = Encoder.embed_videos\n"
     "Encoder.embed_videos = lambda self, *videos, **how: "
     "((key, -embedding) for key, embedding in _embed(self, *videos, **how))\n",
+    "pipeline/features/embedding_rows.py": "def every_nth(tables, every):\n"
+    "    for video_id, table in tables: yield video_id, table.slice(0, 1)\n",
     "pipeline/device.py": "def choose_dtype(precision, device): return torch.bfloat16\n",
     "pipeline/features/shards.py": "GROUP_ROWS = 2\n",
     "pipeline/dataset/verdict.py": "_examine = examine\n"

@@ -77,6 +77,13 @@ def test_each_models_answer_is_right_or_wrong_with_the_moments_it_looked_at(fram
     assert [one["accuracy"] for one in content["models"]] == pytest.approx([100 / 3, 200 / 3])
 
 
+def test_where_every_second_frame_is_embedded_pictures_are_those_of_the_same_times(frames):
+    content = gather(QUESTIONS, ANSWERS, frames, fps=2.5, every=2)
+    of = {one["id"]: one["given"] for one in content["questions"]}
+    assert [one["frame"] for one in of["b"][1]["moments"]] == [10]  # 3.8 s
+    assert {id: sorted(own) for id, own in content["videos"].items()}["v"] == [0, 8]  # of 10 frames, so none for 3.8 s
+
+
 @pytest.fixture
 def page(browser, frames, tmp_path) -> Iterator[Page]:  # noqa: F811
     said = write_questions_page(QUESTIONS, ANSWERS, frames, tmp_path / "page.html", fps=5)

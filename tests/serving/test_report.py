@@ -334,8 +334,10 @@ def test_frames_of_a_run_at_another_rate_are_shown_as_of_the_same_seconds(report
             for id, of_segment in seen.retrieved.items()
         },
     )
-    found = gather([seen, twice], fps=FPS)
+    third = replace(seen, params={"frames.fps": 3 * FPS, "embed.every": 3})
+    found = gather([seen, twice, third], fps=FPS)
     ids = [one for one in found["segments"] if one["moments"][0]]
+    assert all(one["moments"][2] == one["moments"][0] for one in ids)
     assert ids and all(
         {moment["frame"] for moment in one["moments"][1]} >= {moment["frame"] for moment in one["moments"][0]}
         for one in ids

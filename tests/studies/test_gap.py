@@ -277,6 +277,12 @@ def test_each_video_has_the_rows_of_its_own_frames_whatever_the_number_of_shards
     assert {id: rows["frame_index"].to_pylist() for id, rows in described} == {
         id: list(range(count)) for id, count in frames.items()
     }
+    write_params(Path("params.yaml"), Path("params.yaml"), {"embed.every": 3})
+    describe.main()  # only what is embedded, so that its embeddings can be looked up
+    described = shards.iterate(DESCRIBED, list(frames), ["frame_index"])
+    assert {id: rows["frame_index"].to_pylist() for id, rows in described} == {
+        id: list(range(0, count, 3)) for id, count in frames.items()
+    }
 
 
 def test_a_sentence_whose_batch_fails_is_tried_alone_and_a_journal_is_read_up_to_a_kill(tmp_path):

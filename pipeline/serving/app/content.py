@@ -29,7 +29,7 @@ def content_of(
     Raises ValueError saying why the file is not a readable video, and whatever `watch` raises.
     """
     jpegs = captioner.frames(video, watch)
-    fps = captioner.params.frames.fps
+    fps = captioner.sampling.fps
     rows: list[dict[str, Any]] = []
     embeddings = captioner.embed(jpegs, watch)
     found = captioner.caption_frames(jpegs, segments, watch, embeddings)
@@ -75,7 +75,7 @@ def answer_of(answerer: VideoAnswerer, seen: Seen, question: str, at_s: float | 
             {
                 "start": moment.start_s,
                 "end": moment.end_s,
-                "time": moment.frame / answerer.params.frames.fps,
+                "time": moment.frame / answerer.sampling.fps,
                 "share": round(moment.share, 4),
                 "thumbnail": thumbnail(seen.frames[moment.frame]),
             }

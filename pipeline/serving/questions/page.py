@@ -17,15 +17,22 @@ RIGHT = 0.5  # of a soft score: what is worth more counts as right
 
 
 def write_questions_page(
-    questions: Sequence[Question], answers: Mapping[str, pd.DataFrame], frames: Path, out: Path, *, fps: float
+    questions: Sequence[Question],
+    answers: Mapping[str, pd.DataFrame],
+    frames: Path,
+    out: Path,
+    *,
+    fps: float,
+    every: int = 1,
 ) -> str:
     """Write the page; returns a line on its content.
 
     Args:
         answers: by model, its rows of answers.parquet with one number of glimpses.
         frames: the folder of the videos' frames. Those that it lacks get no pictures.
+        fps: of the frames that models look at: every n-th (`every`) of the stored ones.
     """
-    content = gather(questions, answers, frames, fps=fps)
+    content = gather(questions, answers, frames, fps=fps, every=every)
     write_text(out, assemble(Path(__file__).parent, "Questions, and where they were looked up", content))
     pictures = sum(len(thumbnails) for thumbnails in content["videos"].values())
     return (
@@ -35,7 +42,7 @@ def write_questions_page(
 
 
 def gather(
-    questions: Sequence[Question], answers: Mapping[str, pd.DataFrame], frames: Path, *, fps: float
+    questions: Sequence[Question], answers: Mapping[str, pd.DataFrame], frames: Path, *, fps: float, every: int = 1
 ) -> dict[str, Any]:
     """Everything the page shows, as JSON values."""
     by_id = {name: {row.question_id: row for row in table.itertuples()} for name, table in answers.items()}
@@ -61,7 +68,7 @@ def gather(
         {"name": name, "accuracy": 100 * sum(row["given"][i]["score"] for row in rows) / max(1, len(rows))}
         for i, name in enumerate(answers)
     ]
-    return {"fps": fps, "models": models, "questions": rows, "videos": _thumbnails(frames, wanted)}
+    return {"fps": fps, "models": models, "questions": rows, "videos": _thumbnails(frames, wanted, every)}
 
 
 def _given(question: Question, row: Any, fps: float) -> dict[str, Any]:
@@ -90,13 +97,13 @@ def _given(question: Question, row: Any, fps: float) -> dict[str, Any]:
     }
 
 
-def _thumbnails(frames: Path, wanted: Mapping[str, set[int]]) -> dict[str, dict[int, str]]:
-    """Small pictures by video and frame."""
+def _thumbnails(frames: Path, wanted: Mapping[str, set[int]], every: int) -> dict[str, dict[int, str]]:
+    """Small pictures by video and frame that models look at."""
     there = shards.index(frames).keys() if frames.is_dir() else set()
     found: dict[str, dict[int, str]] = {video_id: {} for video_id in wanted}
     ids = [video_id for video_id in sorted(wanted) if video_id in there and wanted[video_id]]
     for video_id, table in shards.iterate(frames, ids, ["frame_index", "jpeg"]):
-        at = {index: i for i, index in enumerate(table["frame_index"].to_pylist())}
+        at = {index // every: i for i, index in enumerate(table["frame_index"].to_pylist()) if index % every == 0}
         for frame in sorted(wanted[video_id] & at.keys()):
             found[video_id][frame] = thumbnail(table["jpeg"][at[frame]].as_py())
     return found

@@ -125,7 +125,7 @@ def _curve(table: pd.DataFrame) -> list[list[float]]:
 def _moments(run: Run, segment_id: str, *, fps: float) -> list[dict[str, Any]]:
     """Of the frames of the page, whatever rate the run saw its own at."""
     found = moments(run.retrieved.get(segment_id, ()))
-    rate = fps / float(run.params.get("frames.fps", fps))
+    rate = fps / float(run.params.get("frames.fps", fps)) * float(run.params.get("embed.every", 1))
     return [{**moment, "frame": round(moment["frame"] * rate)} for moment in found]
 
 
