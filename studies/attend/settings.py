@@ -79,6 +79,10 @@ class CaptionParams(Section):
     batch_size: Positive
 
 
+class FloorsParams(Section):
+    constant: Annotated[str, Field(min_length=1)] | None
+
+
 class ExplainParams(Section):
     attention: Kind
     methods: Annotated[list[Method], Field(min_length=1)]
@@ -92,6 +96,7 @@ class Attend(Section):
     cells: CellsParams
     learn: LearnParams
     caption: CaptionParams
+    floors: FloorsParams
     explain: ExplainParams
 
 

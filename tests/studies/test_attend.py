@@ -5,26 +5,39 @@ import io
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.dataset.segments import Segment
+from pipeline import score
+from pipeline.dataset.formats import read_splits
+from pipeline.dataset.segments import Segment, to_table
+from pipeline.features import shards
+from pipeline.features.encoder import schema_of
+from pipeline.features.shards import VideoRows
 from pipeline.language.beam import search
-from studies.attend import cams, events, nets, pointing, table
+from pipeline.scoring.segment_scores import read_scores
+from studies.attend import cams, events, floors, nets, pointing, table
 from studies.attend.caption import Generated, pairs
 from studies.attend.evaluate import averaged
 from studies.attend.events import CLASSES, classes_at
 from studies.attend.examples import plan_batches
 from studies.attend.model import AttendingCaptioner, Batch, Config, Decoding
 from studies.attend.nets import Letterbox, Net, SmallVideoNet, Windows, aligned, load_net, torchvision_net, video_cells
-from studies.attend.settings import FILE, KINDS, load_attend
+from studies.attend.settings import FILE, KINDS, METRICS, load_attend
 from studies.attend.training import pad
 from studies.attend.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary
+from tests.conftest import write_params
+from tests.random_clip import READS, write_random_clip
 
+MSRVTT = Path(__file__).parents[3] / "shared/data/msrvtt"
 H, W, CHANNELS = 3, 2, 5
 
 
@@ -342,6 +355,81 @@ def test_a_map_that_points_at_the_thing_while_it_is_blue_scores_one_and_chance_i
     assert set(table[table["method"] == "right"]["kind"]) == {"colour", pointing.EVERY}
 
 
+def with_study(workspace, values):
+    study = FILE.resolve()
+    folder = workspace({"device": "cpu"})
+    (folder / FILE).parent.mkdir(parents=True)
+    write_params(folder / FILE, study, values)
+    return folder
+
+
+def write_segments_with_embeddings(folder, segments):
+    """What the stage evaluate reads beside captions, with one frame a video, by an encoder of random weights."""
+    write_random_clip(folder / "models/encoder", 24, text=READS)
+    (folder / "data/videos").mkdir(parents=True)
+    pq.write_table(to_table(segments), folder / "data/videos/segments.parquet")
+    schema, videos = schema_of(24), sorted({one.video_id for one in segments})
+
+    def compute(ids):
+        for id in ids:
+            rows = pa.table({"video_id": [id], "frame_index": [0], "timestamp_s": [0.0], "embedding": [[0.5] * 24]})
+            yield VideoRows(id, rows.cast(schema))
+
+    where = folder / "data/videos/embeddings"
+    shards.update(where, schema=schema, shards=1, fingerprints=dict.fromkeys(videos, "1"), compute=compute)
+
+
+@pytest.mark.skipif(not MSRVTT.is_dir(), reason="needs ../shared/data/msrvtt")
+def test_the_floors_of_msrvtt_are_those_of_the_command_that_scores_its_file(workspace, monkeypatch, capsys):
+    folder = with_study(workspace, {"floors.constant": "a man is talking"})
+    file = MSRVTT / "test_videodatainfo_first40.json"
+    by_video, splits, _ = read_splits({"test": [file]}, "msrvtt")
+    assert set(splits.values()) == {"test"}
+    segments = [
+        Segment(f"{id}#0", id, "test", 0.0, 9.0, tuple(one.text for one in own.captions), own.captions[0].kind)
+        for id, (own,) in by_video.items()
+    ]
+    write_segments_with_embeddings(folder, segments)
+    floors.main()
+    found = json.loads((METRICS / "floors.json").read_text())
+    rows, note = table.of_floors(found)
+    assert [row[0] for row in rows] == ['"a man is talking"', "a person"] and not note
+    for name, typed in (("constant", ("--constant", "a man is talking")), ("human", ("--human",))):
+        capsys.readouterr()
+        monkeypatch.setattr("sys.argv", ["score", *typed, str(file), "--json"])
+        score.main()
+        corpus = json.loads(capsys.readouterr().out)["corpus"]
+        assert {metric: found[name][metric] for metric in corpus} == pytest.approx(corpus, abs=1e-4)
+        each = read_scores(str(floors.FLOORS / name / "segments.parquet"))
+        assert len(each) == 40 and each["kind"].notna().all()
+
+
+def test_a_floor_that_needs_a_second_reference_is_empty_where_there_is_none(workspace, capsys):
+    folder = with_study(workspace, {})
+    said = {"train": ("a dog runs away", "a cat"), "test": ("a dog runs away",)}
+    segments = [
+        Segment(f"{split}{i}#0", f"{split}{i}", split, 0.0, 1.0, said[split], None) for split in said for i in (0, 1)
+    ]
+    segments[1] = replace(segments[1], captions=("a dog runs away",))
+    write_segments_with_embeddings(folder, segments)
+    floors.main()
+    assert "human: nothing to score in test" in capsys.readouterr().out
+    found = json.loads((METRICS / "floors.json").read_text())
+    assert found["caption"] == "a dog runs away"  # of two training segments, the other of one
+    (constant, human), (note,) = table.of_floors(found)
+    assert constant[1] == "100.0" and set(human[1:]) == {""} and "no segment has a second reference" in note
+
+
+def test_one_reference_leaves_a_segment_out_of_what_a_person_scores():
+    segments = [Segment(f"v{i}#0", f"v{i}", "test", 0.0, 1.0, tuple("abc"[: i + 1]), None) for i in range(3)]
+    training = Segment("t#0", "t", "train", 0.0, 1.0, ("a",), None)
+    left, first = floors.first_against_others([training, *segments], "test")
+    assert first == {"v1#0": "a", "v2#0": "a"}
+    assert [one.captions for one in left] == [("a",), ("b",), ("b", "c")]
+    _, note = table.of_floors({"caption": "a", "constant": {"segments": 3}, "human": {"segments": 2}})
+    assert note == ["a person: without 1 segments that have one reference; CIDEr is not comparable"]
+
+
 def test_params_that_cannot_be_are_named(tmp_path):
     own = load_attend()
     assert own.explain.attention in KINDS
@@ -361,7 +449,7 @@ def test_the_table_has_the_scores_of_each_kind_of_segment_and_the_explanations_b
         {"CIDEr": 200.0, "facts.now": 60, "segments.sha256": "ab"},
     ]
     assert averaged(seeds) == {"CIDEr": 150.0, "facts.now": 50.0, "segments.sha256": "ab"}
-    assert table.row_of("x", averaged(seeds), "2", "9") == ["x", "150.0", "", "50.0", "", "", "", "2", "9"]
+    assert table.row_of("x", averaged(seeds), "2", "9") == ["x", "", "", "", "150.0", "", "50.0", "", "", "", "2", "9"]
     rows = pointing.score({"gradcam": np.ones((1, 10, 4, 4), np.float32)}, ["blue"], truth(), np.random.default_rng(0))
     head, *found = table.explanations(pointing.summary(rows))
     assert head[:4] == ("explanation", "points", "lift", "in time") and next(row[0] for row in found) == "chance"
