@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipeline.answerer.examples import Batch, Example, Target, collate, plan_batches
 from pipeline.answerer.glimpses import Grid
 from pipeline.answerer.reader import Reader, flops
-from pipeline.answerer.watching import Seen, Watching, fused, sampler, watch
+from pipeline.answerer.watching import Seen, Watching, fused, remember, sampler, watch
 
 FIRST = 5  # answers that are kept of each question
 MOMENTS = 32  # frames that are kept of each question, those with the most attention
@@ -40,6 +40,8 @@ SCHEMA = pa.schema(
         ("evidence_time", pa.float64()),  # share that it takes of the time that may be seen
         ("seconds", pa.float64()),  # of computing, the batch's divided by its questions
         ("gflop", pa.float64()),  # with the encoder, on the frames looked at
+        ("once_seconds", pa.float64()),  # part of seconds: what a memory does once for all of a video's questions
+        ("once_gflop", pa.float64()),  # the same of gflop
         ("error", pa.string()),
     ]
 )
@@ -65,6 +67,8 @@ class Answer:
     seconds: float
     gflop: float
     error: str | None = None
+    once_seconds: float = 0.0
+    once_gflop: float = 0.0
 
 
 @torch.no_grad()
@@ -92,12 +96,15 @@ def answer(
         batch = collate(some)
         for n in counts:
             began = time.perf_counter()
-            seen = watch(reader, batch, watching, sampler(watching, n, grid))
+            remembered = remember(reader, batch, watching) if watching.way == "memory" else None
+            once_seconds = (time.perf_counter() - began) if remembered else 0.0
+            seen = watch(reader, batch, watching, sampler(watching, n, grid), remembered)
             questions = batch.lengths.shape[1]
             of_list = fused(reader.list_head(seen.features), questions, watching).log_softmax(-1)
             of_option = fused(reader.option_head(seen.features), questions, watching)[..., 0]
             counted = fused(reader.count_head(seen.features), questions, watching)[..., 0]
-            seconds = (time.perf_counter() - began) / sum(len(one.targets) for one in some)
+            asked = sum(len(one.targets) for one in some)
+            seconds, once_seconds = (time.perf_counter() - began) / asked, once_seconds / asked
             for v, example in enumerate(some):
                 q = 0
                 for target in example.targets:
@@ -109,10 +116,19 @@ def answer(
                     best = scores.topk(min(FIRST, len(named)))
                     number = float(counted[v, q]) if target.question.task == "count" else None
                     first = tuple(named[label] for label in best.indices.tolist())
-                    cost = encoder_gflop * _encoded(example, target, watching, n) + _flops(
-                        reader, batch, v, q, watching, n, example
+                    cost = _cost(reader, batch, seen, v, q, watching, n, encoder_gflop, len(example.targets))
+                    yield _row(
+                        target,
+                        seen,
+                        v,
+                        q,
+                        n,
+                        first,
+                        tuple(best.values.tolist()),
+                        number,
+                        (seconds, once_seconds),
+                        cost,
                     )
-                    yield _row(target, seen, v, q, n, first, tuple(best.values.tolist()), number, seconds, cost)
                     q += len(target.texts)
 
 
@@ -125,8 +141,8 @@ def _row(
     first: tuple[str, ...],
     log_probs: tuple[float, ...],
     number: float | None,
-    seconds: float,
-    gflop: float,
+    seconds: tuple[float, float],  # all, and of these those spent once for a video
+    gflop: tuple[float, float],
 ) -> Answer:
     allowed = seen.allowed[v, q].numpy()
     time_s, attention = seen.time_s[v, q].double().numpy()[allowed], seen.attended[v, q].double().numpy()[allowed]
@@ -146,8 +162,10 @@ def _row(
         tuple(attention[most].tolist()),
         inside,
         share,
-        seconds,
-        gflop,
+        seconds[0],
+        gflop[0],
+        once_seconds=seconds[1],
+        once_gflop=gflop[1],
     )
 
 
@@ -171,32 +189,30 @@ def evidence_shares(
     return float(attention[inside].sum() / attention.sum()), covered / (question.end_s - question.start_s)
 
 
-def _encoded(example: Example, target: Target, watching: Watching, n: int) -> float:
-    """Frames that go through the encoder for a question."""
-    match watching.way:
-        case "blind":
-            return 0.0
-        case "frame":
-            return 1.0
-        case "sparse":
-            return float(n * watching.frames)
-        case _:
-            return max(one.frames for one in example.targets) / len(example.targets)
-
-
-def _flops(reader: Reader, batch: Batch, v: int, q: int, watching: Watching, n: int, example: Example) -> float:
-    """GFLOP of the reader."""
+def _cost(
+    reader: Reader,
+    batch: Batch,
+    seen: Seen,
+    v: int,
+    q: int,
+    watching: Watching,
+    n: int,
+    encoder_gflop: float,
+    questions: int,
+) -> tuple[float, float]:
+    """GFLOP of a question, and of these its part of what a memory does once for all questions about the video."""
     words = int(batch.there[v, q].sum())
-    match watching.way:
-        case "blind":
-            rows, frames, stored = 1, 0, 0.0
-        case "frame":
-            rows, frames, stored = 1, 1, 1.0
-        case "sparse" if watching.alone:
-            rows, frames, stored = n, watching.frames, float(watching.frames)
-        case "sparse":
-            rows, frames, stored = 1, n * watching.frames, float(n * watching.frames)
-        case _:
-            rows, frames = 1, int(batch.lengths[v, q])
-            stored = frames / len(example.targets)
-    return rows * flops(reader.config, words, frames, stored) / 1e9
+    if watching.way != "memory":
+        # Rows of frames of their own, which are encoded and stored for this question.
+        rows, frames = {
+            "blind": (1, 0),
+            "frame": (1, 1),
+            "sparse": (n, watching.frames) if watching.alone else (1, n * watching.frames),
+        }[watching.way]
+        own = flops(reader.config, words, frames, float(frames)) / 1e9
+        return rows * (own + encoder_gflop * frames), 0.0
+    encoded, stored = int(batch.lengths[v].max()), int(seen.allowed[v].any(0).sum())
+    asking = flops(reader.config, words, int(seen.allowed[v, q].sum()), 0.0)
+    storing = flops(reader.config, 0, 0, float(stored)) - flops(reader.config, 0, 0, 0.0)
+    once = (encoder_gflop * encoded + storing / 1e9) / questions
+    return asking / 1e9 + once, once

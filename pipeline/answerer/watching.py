@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.answerer import glimpses
 from pipeline.answerer.examples import Batch
-from pipeline.answerer.reader import Reader
+from pipeline.answerer.reader import Memory, Reader
 from pipeline.captioner.memory import novel
 
 Way = Literal["blind", "frame", "sparse", "memory"]
@@ -54,14 +54,26 @@ class Seen:
     allowed: Tensor  # [V, Q, T'] bool: those it could look at
 
 
-def watch(reader: Reader, batch: Batch, watching: Watching, sample: Sampled) -> Seen:
+@dataclass(frozen=True)
+class Remembered:
+    """A batch of videos as a memory has stored them, once for all questions. T' frames are kept, or padding."""
+
+    memory: Memory
+    index: Tensor  # [V, T'] of the frames
+    there: Tensor  # [V, T'] bool
+
+
+def watch(
+    reader: Reader, batch: Batch, watching: Watching, sample: Sampled, remembered: Remembered | None = None
+) -> Seen:
+    """remembered: what `remember` has made of these videos already, if it has."""
     videos, questions = batch.lengths.shape
     if watching.way == "blind":
         read = reader(batch.words, batch.states, batch.looks, batch.there, None, None, None)
         none = batch.time_s.new_zeros(videos, questions, 0)
         return Seen(read.features, none, none, none.bool())
     if watching.way == "memory":
-        return _remembered(reader, batch, watching)
+        return _recalled(reader, batch, remembered or remember(reader, batch, watching))
     index = _sampled(batch, watching, sample)  # [V, Q, n, f]
     n, frames = index.shape[2:]
     video = torch.arange(videos, device=index.device)[:, None, None, None]
@@ -81,20 +93,24 @@ def watch(reader: Reader, batch: Batch, watching: Watching, sample: Sampled) -> 
     return Seen(read.features.reshape(videos, questions * rows, -1), attended, time_s.flatten(2), every)
 
 
-def _remembered(reader: Reader, batch: Batch, watching: Watching) -> Seen:
-    """Every frame so far, but for those that are nearly the last one that was kept: once for all questions."""
+def remember(reader: Reader, batch: Batch, watching: Watching) -> Remembered:
+    """Every frame that a question may see, but for those that are nearly the last one that was kept."""
     lengths = batch.lengths.amax(1).clamp(min=1).tolist()
     kept = [_kept(own[:length], watching.write_below) for own, length in zip(batch.embeddings, lengths, strict=True)]
     most = max(map(len, kept))
     index = torch.stack([torch.cat([own, own[-1:].expand(most - len(own))]) for own in kept])  # [V, T']
     there = torch.stack([torch.arange(most, device=index.device) < len(own) for own in kept])
     video = torch.arange(len(index), device=index.device)[:, None]
-    time_s = batch.time_s[video, index]
     before = batch.embeddings[video, (index - watching.step).clamp(min=0)]
-    memory = reader.remember(batch.embeddings[video, index], before)
-    allowed = there[:, None] & (index[:, None] < batch.lengths[..., None])  # [V, Q, T']
+    return Remembered(reader.remember(batch.embeddings[video, index], before), index, there)
+
+
+def _recalled(reader: Reader, batch: Batch, remembered: Remembered) -> Seen:
+    index = remembered.index
+    time_s = batch.time_s[torch.arange(len(index), device=index.device)[:, None], index]
+    allowed = remembered.there[:, None] & (index[:, None] < batch.lengths[..., None])  # [V, Q, T']
     age_s = batch.until_s[..., None] - time_s[:, None]
-    read = reader(batch.words, batch.states, batch.looks, batch.there, memory, allowed, age_s)
+    read = reader(batch.words, batch.states, batch.looks, batch.there, remembered.memory, allowed, age_s)
     return Seen(read.features, read.attended, time_s[:, None].expand_as(allowed), allowed)
 
 

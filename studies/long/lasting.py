@@ -7,7 +7,6 @@ every distance. The evidence's age is the time put in between and what was betwe
 right in half of the segments.
 """
 
-import json
 import math
 import random
 import time
@@ -26,7 +25,9 @@ from pipeline.captioner.model import Captioner
 from pipeline.captioner.sequences import collate, make_examples
 from pipeline.dataset.segments import Segment, frames_of_segment, from_table
 from pipeline.dataset.shapes.grammar import read_facts
+from pipeline.dataset.shapes.looks import Look, looks_in, read_scenes
 from pipeline.features.embeddings import VideoEmbeddings, read_embeddings
+from pipeline.features.lengthening import drawn, put_into
 from pipeline.scoring import paired, plot
 from pipeline.scoring.variants import Curve
 
@@ -50,14 +51,15 @@ class Videos:
 
     segments: list[Segment]
     videos: Mapping[str, VideoEmbeddings]
-    shown: Mapping[str, set[tuple[str, str]]]  # of each video the (colour, shape) of all that is ever seen in it
+    shown: Mapping[str, set[Look]]  # of each video all that is ever seen in it
 
     @classmethod
     def read(cls, data: Path) -> "Videos":
         """Those in this folder."""
         segments = [one for one in from_table(pq.read_table(data / "segments.parquet")) if one.split == "test"]
         videos = read_embeddings(data / "embeddings", {segment.video_id for segment in segments})
-        return cls(segments, videos, shown_in(data / "annotations/scenes.json"))
+        scenes = read_scenes(data / "annotations/scenes.json")
+        return cls(segments, videos, {video: looks_in(truth) for video, truth in scenes.items()})
 
 
 def measure(
@@ -113,33 +115,14 @@ def stretched(of: Videos, seconds: int, seed: int) -> Iterator[tuple[Segment, Vi
         facts = read_facts(segment.captions[0])
         assert facts is not None
         thing = (facts.things[0].colour, facts.things[0].shape)
-        draw = random.Random(f"{seed} {segment.segment_id}")
         others = sorted(of.videos.keys() - {segment.video_id})
-        fitting = [other for other in others if thing not in of.shown[other]]
-        count, parts = round(seconds / step), []
-        missing = count
-        while missing:
-            part = of.videos[draw.choice(fitting)].embeddings[:missing]
-            missing -= len(part)
-            parts.append(part)
-        embeddings = own.embeddings[:]
-        long = np.concatenate([embeddings[: frames[0]], *parts, embeddings[frames[0] : frames[-1] + 1]])
+        fitting = [of.videos[other].embeddings for other in others if thing not in of.shown[other]]
+        count = round(seconds / step)
+        parts = drawn(fitting, count, random.Random(f"{seed} {segment.segment_id}"))
+        until = VideoEmbeddings(times[: frames.stop], own.embeddings[: frames.stop])
         later = count * step
         moved = replace(segment, start_s=segment.start_s + later, end_s=segment.end_s + later)
-        yield moved, VideoEmbeddings(np.arange(len(long)) * step, long)
-
-
-def shown_in(scenes: Path) -> dict[str, set[tuple[str, str]]]:
-    """From the ground truth. ValueError if there is none: what comes back in other videos, nobody has written down."""
-    if not scenes.is_file():
-        raise ValueError(f"{scenes}: no such file; only the built-in videos (download.videos.source: shapes) have it")
-    truth = json.loads(scenes.read_text())
-    return {
-        video: {
-            (colour, one["shape"]) for one in scene["objects"] for time in one["shown"] for _, colour in time["colours"]
-        }
-        for video, scene in truth.items()
-    }
+        yield moved, put_into(until, frames.start, parts)
 
 
 def share(hits: Sequence[bool]) -> float:

@@ -22,10 +22,9 @@ from pipeline.files import strict_json
 from pipeline.files.aside import aside, write_text
 from pipeline.scoring.answer_files import read_answer_list
 from stages import run
-from studies.questions.settings import ANSWER_LIST, DROPPED, QUESTIONS, Ask, load_study
+from studies.questions.settings import ANSWER_LIST, DROPPED, QUESTIONS, SCENES, Ask, load_study
 from studies.questions.videos import read_videos, rows_there
 
-SCENES = Path("data/videos/annotations/scenes.json")
 PICTURES = Path("data/pictures/segments.parquet")
 END_TOLERANCE_S = 1.0  # a container may promise more than its last frame
 PREFIXES = ("", "v_", "video")  # of a video's id here, before what question files call it

@@ -14,8 +14,10 @@ QUESTIONS, ANSWER_LIST, DROPPED = FOLDER / "questions.parquet", FOLDER / "ans2la
 MODELS = Path("studies/questions/models")  # a folder for each model, in it one for each seed
 OUT = Path("studies/questions/out")  # the same, of answers
 METRICS = Path("metrics/questions")
+LONG = Path("studies/questions/long/answers.parquet")
 CAPTIONS = Path("studies/questions/captions")  # a folder for each split
 PICTURE_EMBEDDINGS = Path("data/pictures/embeddings")
+SCENES = Path("data/videos/annotations/scenes.json")
 EMBEDDINGS, DECODER, ENCODER = Path("data/videos/embeddings"), Path("models/decoder"), Path("models/encoder")
 
 
@@ -73,6 +75,14 @@ class Answer(Section):
         return self
 
 
+class Long(Section):
+    models: list[str]
+    minutes: Annotated[list[Count], Field(min_length=1)]
+    glimpses: Annotated[list[Positive], Field(min_length=1)]
+    per_kind: Positive
+    seed: Count
+
+
 class Study(Section):
     seeds: Annotated[list[Count], Field(min_length=1)]
     ask: Ask
@@ -80,6 +90,7 @@ class Study(Section):
     models: dict[str, Model]  # once loaded with those of caption_models, for which DVC has stages of their own
     caption_models: dict[str, Model]
     answer: Answer
+    long: Long
 
     def model(self, name: str) -> Model:
         if name not in self.models:
@@ -114,4 +125,11 @@ def load_study(path: Path = FILE) -> Study:
         for name, model in models.items():
             if (model.way == "captions") != (section == "caption_models"):
                 raise ValueError(f"{path}: {section}.{name}: way captions belongs in caption_models, others in models")
+    if study.long.models and study.ask.source != "shapes":
+        raise ValueError(f"{path}: long.models: only the built-in videos (ask.source: shapes) can be made long; set []")
+    for name in study.long.models:
+        if name not in study.models:
+            raise ValueError(f"{path}: long.models: found {name!r}; expected some of models, {', '.join(study.models)}")
+    if "long" in study.models:
+        raise ValueError(f"{path}: models: long is the name of {METRICS}/long.json; choose another")
     return study.model_copy(update={"models": study.models | study.caption_models})

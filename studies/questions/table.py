@@ -1,12 +1,12 @@
 """Score all models' answers, and set them beside each other and beside what needs no video.
 
-Reads studies/questions/params.yaml, data/questions/ and studies/questions/out/. Writes metrics/questions/MODEL.json,
-docs/questions.png (accuracy against what a question costs) and, in docs/results.md, what stands between two markers.
+Reads studies/questions/params.yaml, data/questions/, studies/questions/out/ and, of videos made long,
+studies/questions/long/. Writes metrics/questions/MODEL.json and long.json, docs/questions.png (accuracy against what a
+question costs) and, in docs/results.md, what stands between two markers.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +18,15 @@ from pipeline.dataset.questions.question import Question, from_table
 from pipeline.files.aside import write_text
 from pipeline.scoring.answer_files import read_answer_list
 from pipeline.scoring.answer_table import answer_figures
-from pipeline.scoring.answers import Result, score_answers
 from pipeline.scoring.markdown import insert, table
-from pipeline.scoring.paired import interval, videos_of
 from stages import run
+from studies.questions.lengths import by_length, length_figures, length_report
 from studies.questions.plot import Dot, draw
-from studies.questions.settings import ANSWER_LIST, METRICS, MODELS, OUT, QUESTIONS, Study, load_study
+from studies.questions.scored import Scored, scored
+from studies.questions.settings import ANSWER_LIST, LONG, METRICS, MODELS, OUT, QUESTIONS, Study, load_study
 
 REPORT, PLOT = Path("docs/results.md"), Path("docs/questions.png")
 BEGIN, END = "<!-- studies/questions/table.py writes from here -->", "<!-- and to here -->"
-DRAWS = 2_000
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A model's answers with one number of glimpses: one Result per seed, and their rows."""
-
-    results: tuple[Result, ...]
-    rows: pd.DataFrame
-
-    def accuracy(self, group: str = "all") -> float:
-        return float(np.mean([result.group(group).accuracy for result in self.results]))
-
-    def interval(self, group: str = "all") -> tuple[float | None, float | None]:
-        """95 % over videos: each question's score is averaged over the seeds first."""
-        first = self.results[0].questions
-        score = np.mean([result.questions["score"].to_numpy(float) for result in self.results], axis=0)
-        of_kind = (first["kind"] == group.removeprefix("kind ")).to_numpy()
-        chosen = np.ones(len(first), bool) if group == "all" else of_kind
-        return interval(100 * score[chosen], videos_of(first[chosen]), np.random.default_rng(0), DRAWS)
 
 
 def main() -> None:
@@ -55,19 +35,24 @@ def main() -> None:
     scored_questions = [one for one in questions if one.split == study.answer.split]
     train = [one for one in questions if one.split == "train"]
     answers = read_answer_list(ANSWER_LIST)
-    scored = {
+    by_model = {
         name: {n: score(study, name, n, scored_questions, train, answers) for n in study.counts(name)}
         for name in study.models
     }
     kinds = sorted({one.kind for one in scored_questions if one.kind})
     for name in study.models:
-        write_text(METRICS / f"{name}.json", json.dumps(figures(study, scored, name, kinds), indent=1) + "\n")
+        write_text(METRICS / f"{name}.json", json.dumps(figures(study, by_model, name, kinds), indent=1) + "\n")
     dots = {
         name: [Dot(float(one.rows["gflop"].mean()), one.accuracy(), str(n)) for n, one in by_count.items()]
-        for name, by_count in scored.items()
+        for name, by_count in by_model.items()
     }
     draw(dots, PLOT, title="accuracy, %, against GFLOP per question", x_label="GFLOP per question, with the encoder")
-    text = report(study, scored, kinds, scored_questions)
+    text = report(study, by_model, kinds, scored_questions)
+    if study.long.models:
+        sparse = [name for name in study.models if study.model(name).way == "sparse"]
+        longer = by_length(pd.read_parquet(LONG), scored_questions, sparse)
+        write_text(METRICS / "long.json", json.dumps(length_figures(longer), indent=1) + "\n")
+        text += f"\n\n{length_report(longer)}"
     if BEGIN in REPORT.read_text(encoding="utf-8"):
         insert(REPORT, text, BEGIN, END)
     print(text)
@@ -82,7 +67,7 @@ def score(
     train: Sequence[Question],
     answers: Sequence[str],
 ) -> Scored:
-    results, rows = [], []
+    rows = []
     for seed in study.seeds:
         path = OUT / name / f"seed-{seed}" / "answers.parquet"
         if not path.is_file():
@@ -91,14 +76,8 @@ def score(
         own = own[own["glimpses"] == n]
         if not len(own):
             raise ValueError(f"{path} has no answers with {n} glimpses: python -m studies.questions.answer {name}")
-        given = {
-            id: prediction
-            for id, prediction in zip(own["question_id"], own["prediction"], strict=True)
-            if prediction is not None
-        }
-        results.append(score_answers(scored_questions, given, train=train, answer_list=answers, draws=DRAWS))
         rows.append(own)
-    return Scored(tuple(results), pd.concat(rows))
+    return scored(rows, scored_questions, train=train, answers=answers)
 
 
 def figures(
@@ -125,7 +104,7 @@ def figures(
 
 
 def cost(scored: Scored) -> dict[str, float]:
-    return {name: float(scored.rows[name].mean()) for name in ("gflop", "seconds", "frames")}
+    return {name: scored.mean(name) for name in ("gflop", "seconds", "frames")}
 
 
 def scored_kind(scored: Scored, kind: str) -> set[str]:

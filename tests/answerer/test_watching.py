@@ -230,6 +230,21 @@ def test_answers_have_what_a_reader_of_them_wants_to_know(watching, examples):
     assert (asked_of_v["a"].evidence_time == pytest.approx(0.25)) or watching.way == "blind"
     encoded = {"blind": 0, "frame": 1, "sparse": 8, "memory": 20 / 3}[watching.way]
     assert asked_of_v["a"].gflop == pytest.approx(encoded, abs=0.01)
+    for row in rows:  # of a memory, what is done once for all of a video's questions is told apart
+        once = (5.0 if row.question_id == "d" else 20 / 3) if watching.way == "memory" else 0.0
+        assert row.once_gflop == pytest.approx(once, abs=0.01) and 0 <= row.once_seconds <= row.seconds
+        assert row.gflop > row.once_gflop and (row.once_seconds > 0) == (watching.way == "memory")
+
+
+def test_a_question_costs_a_memory_only_the_frames_that_it_kept(examples):
+    [keeps_all, keeps_new] = [replace(WAYS[-1], write_below=below) for below in (None, -0.99)]
+    settings = {"counts": [1], "grid": "ends", "batch_size": 2, "encoder_gflop": 0.0}
+    cost = {}
+    for watching in (keeps_all, keeps_new):
+        rows = {row.question_id: row for row in answer(reader_of(watching), watching, examples, ANSWERS, **settings)}
+        cost[watching] = rows["a"].frames, rows["a"].gflop - rows["a"].once_gflop, rows["a"].once_gflop
+    assert cost[keeps_all][0] == 20 and cost[keeps_new][0] == 1
+    assert cost[keeps_all][1] > cost[keeps_new][1] and cost[keeps_all][2] == pytest.approx(20 * cost[keeps_new][2])
 
 
 def test_the_evidences_share_counts_overlaps_once(examples):

@@ -13,7 +13,7 @@ from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.params import load_params
 from pipeline.scoring import plot
 from pipeline.scoring.variants import Curve
-from studies.long import lasting, measure, train
+from studies.long import measure, train
 from studies.long.lasting import Answer, Videos, interval, stretched
 from studies.long.settings import FILE, METRICS, MODELS, RUN, load_long, params_of
 from tests.conftest import write_params
@@ -54,11 +54,6 @@ def test_an_interval_over_videos_is_wider_where_their_segments_agree():
     assert low == high == 50  # every video has half of its two
     low, high = interval(answers([True, True, False, False] * 10))
     assert low < 35 and high > 65
-
-
-def test_videos_whose_ground_truth_nobody_has_written_down_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"scenes\.json: no such file; only the built-in videos"):
-        lasting.shown_in(tmp_path / "scenes.json")
 
 
 def test_every_captioner_is_valid_and_a_wrong_one_is_named(tmp_path):

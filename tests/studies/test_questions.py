@@ -34,6 +34,7 @@ TINY: dict[str, Any] = {
         "memory": {"way": "memory", "fusion": "mean", "glimpses": 1, "epochs": 20},
     },
     "caption_models": {"captions": OF_CAPTIONS},
+    "long": {"models": []},
 }
 
 
@@ -61,6 +62,11 @@ def settings(path: Path, changes: dict, original: Path = FILE) -> Path:
         ),
         ({"learn": {"width": 30}}, "learn: .*width 30 is not a multiple of heads 4"),
         ({"learn": {"grid": "middle"}}, "learn.grid: found 'middle'"),
+        ({"long": {"models": ["film"]}}, "long.models: found 'film'; expected some of models, blind"),
+        (
+            {"ask": {"source": "files", "files": {"train": ["a"], "val": [], "test": []}}},
+            "long.models: only the built-in videos .* can be made long; set \\[\\]",
+        ),
         ({"ask": {"source": "files"}}, "ask: .*files.train: source files needs a file of training questions"),
     ],
 )
@@ -138,7 +144,7 @@ def studied(tmp_path_factory):
     from contextlib import redirect_stdout
     from io import StringIO
 
-    from studies.questions import answer, ask, learn, table
+    from studies.questions import answer, ask, learn, long, table
 
     folder = tmp_path_factory.mktemp("questions")
     make_inputs(folder)
@@ -150,6 +156,7 @@ def studied(tmp_path_factory):
         for name in [*TINY["models"], "captions"]:
             learn.main(name)
             answer.main(name)
+        long.main()
         table.main()
         torch.set_num_threads(threads)
     return folder, output.getvalue()
@@ -312,6 +319,12 @@ def test_the_profile_for_msrvtt_qa_is_complete_and_its_path_runs_with_random_wei
     assert set(answered[answered["glimpses"] == 8]["frames"]) == {16}
     assert len(answered) == 2 * 9 and answered["error"].isna().all()
     assert json.loads(Path("metrics/questions/msrvtt.json").read_text())["asked"] == 9
+
+
+def test_without_ground_truth_no_video_is_made_long(studied):
+    folder, output = studied
+    assert "long: 0 answers" in output and not (folder / "metrics/questions/long.json").exists()
+    assert "Videos made long" not in (folder / "docs/results.md").read_text()
 
 
 def test_answers_are_written_as_others_read_them(studied):

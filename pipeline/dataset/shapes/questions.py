@@ -24,6 +24,7 @@ from typing import Any
 
 from pipeline.dataset.questions.question import COUNT, Question
 from pipeline.dataset.shapes.grammar import COLOURS, PLACES, Facts, Thing, read_facts, round_shape
+from pipeline.dataset.shapes.looks import looks_of
 
 KINDS = ("now", "earlier", "order", "before", "count", "where")
 MAX_COUNTED = 5  # larger numbers are too rare to be balanced
@@ -146,21 +147,11 @@ def _candidates(truth: Mapping[str, Any]) -> Iterator[_Candidate]:
     for at, last in enumerate(truth["segments"]):
         end_s = last["end_s"]
         seen = [one for one in truth["objects"] if one["shown"][0]["from_s"] < end_s]
-        names = Counter(name for one in seen for name in _names(one, end_s))
+        names = Counter(name for one in seen for name in looks_of(one, end_s))
         for number, segment in enumerate(truth["segments"][: at + 1]):
             for one in _of_segment(truth, segment, names, now=number == at):
                 yield replace(one, end_s=end_s)
         yield from _counts(seen, end_s)
-
-
-def _names(thing: Mapping[str, Any], until_s: float) -> set[tuple[str, str]]:
-    """(colour, shape) that it had."""
-    return {
-        (colour, thing["shape"])
-        for shown in thing["shown"]
-        for from_s, colour in shown["colours"]
-        if max(from_s, shown["from_s"]) < until_s
-    }
 
 
 def _of_segment(
@@ -194,7 +185,7 @@ def _of_segment(
             own = next(one for one in truth["objects"] if one["id"] == entrance["object_id"])
             end_s, name = segment["end_s"], (facts["things"][0]["colour"], facts["things"][0]["shape"])
             others = [one for one in truth["objects"] if one is not own and one["shown"][0]["from_s"] < end_s]
-            if any(name in _names(other, end_s) for other in others):
+            if any(name in looks_of(other, end_s) for other in others):
                 return
             earlier = [(one["from_s"], one["to_s"]) for one in own["shown"] if one["to_s"] < entrance["start_s"]]
             evidence = (*earlier[-1:], (entrance["start_s"], end_s))

@@ -1,0 +1,211 @@
+"""Questions of videos that are made long: what may be put in, and the stage from trained models to its tables."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from pipeline.answerer.reader import Reader, ReaderConfig
+from pipeline.answerer.training import save_reader
+from pipeline.dataset.questions.question import to_table
+from pipeline.dataset.segments import frames_of_segment
+from pipeline.dataset.shapes.dataset import _ground_truth, video_id
+from pipeline.dataset.shapes.looks import looks_of
+from pipeline.dataset.shapes.questions import KINDS, video_questions
+from pipeline.dataset.shapes.scenes import video_scene
+from pipeline.features import shards
+from pipeline.features.embeddings import VideoEmbeddings
+from pipeline.features.encoder import schema_of
+from pipeline.features.encoder import to_table as embeddings_table
+from pipeline.language.decoder import save_decoder
+from studies.questions import answer, long
+from studies.questions.lengths import by_length, length_figures, length_report
+from studies.questions.settings import FILE, LONG, MODELS, OUT, QUESTIONS, SCENES, load_study
+from tests.colours import make_decoder, make_tokenizer
+from tests.random_clip import READS, write_random_clip
+from tests.studies.test_questions import settings
+
+COUNT, WIDTH = 40, 8
+TINY = {"models": ["frame", "joint", "memory"], "minutes": [0, 1, 3], "glimpses": [1, 4], "per_kind": 3, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return {
+        video_id("test", index): _ground_truth(video_scene(0, "test", index), "test", 128, 5.0)
+        for index in range(COUNT)
+    }
+
+
+@pytest.fixture(scope="module")
+def questions(scenes):
+    return video_questions(scenes, per_video={"train": 0, "val": 0, "test": 7}, seed=0)
+
+
+@pytest.fixture(scope="module")
+def numbered(scenes):
+    """Videos whose embeddings are the video's number and the frame's."""
+    found = {}
+    for number, (id, truth) in enumerate(scenes.items()):
+        rows = np.stack([np.full(truth["frames"], number), np.arange(truth["frames"])], axis=1)
+        found[id] = VideoEmbeddings(np.arange(truth["frames"]) / 5, rows.astype(np.float16))
+    return found
+
+
+def put_in(asked, numbered, scenes, seconds):
+    """(the video's ground truth, time) of every frame that is not of the question's own video."""
+    _, video = long.lengthened(asked, numbered[asked.question.video_id], seconds, 0)
+    ids = list(scenes)
+    rows = video.embeddings[:].astype(int).tolist()
+    return [(scenes[ids[of]], frame / 5) for of, frame in rows if ids[of] != asked.question.video_id]
+
+
+def test_the_frames_put_in_never_show_what_is_asked(scenes, questions, numbered):
+    chosen = long.chosen(questions, scenes, numbered, 10, 0)
+    assert {one.question.kind for one in chosen} == set(KINDS)
+    for asked in chosen:
+        others = put_in(asked, numbered, scenes, 60)
+        assert len(others) == 300
+        own, text = scenes[asked.question.video_id], asked.question.question
+        for truth, time_s in others:
+            there = [
+                thing
+                for thing in truth["objects"]
+                if any(one["from_s"] <= time_s <= one["to_s"] for one in thing["shown"])
+            ]
+            seen = {look for thing in there for look in looks_of(thing)}
+            if asked.question.kind == "count":
+                assert not seen
+            elif asked.question.kind != "now":
+                assert not any(f"{colour} {shape}" in text for colour, shape in seen)
+                end_s = asked.question.end_s
+                [named] = [one for one in own["objects"] if any(f"{c} {s}" in text for c, s in looks_of(one, end_s))]
+                assert seen.isdisjoint(looks_of(named, end_s))  # nor in a colour that it turns or flashes to
+
+
+def test_the_evidence_is_the_same_frames_and_what_is_put_in_lies_behind_some_of_it(scenes, questions, numbered):
+    def frames(question, video):
+        found = []
+        for from_s, to_s in question.evidence:
+            seen = frames_of_segment(from_s, to_s, video.timestamps[:].tolist())
+            found.append(video.embeddings[:][seen.start : seen.stop].tolist())
+        return found
+
+    for asked in long.chosen(questions, scenes, numbered, 10, 0):
+        own = numbered[asked.question.video_id]
+        question, video = long.lengthened(asked, own, 60, 0)
+        before, after = frames(asked.question, own), frames(question, video)
+        # A count's interval may be longer than what it begins with and end behind the cut: then it is widened.
+        if all(len(one) == len(other) for one, other in zip(before, after, strict=True)):
+            assert before == after
+        else:
+            assert asked.question.kind == "count"
+        last = frames_of_segment(0.0, question.end_s, video.timestamps[:].tolist())
+        assert len(last) == len(frames_of_segment(0.0, asked.question.end_s, own.timestamps[:].tolist())) + 300
+        ages = [question.end_s - to_s for _, to_s in question.evidence]
+        never_seen = asked.question.kind == "before" and asked.question.answer == "no"
+        assert max(ages) > 60 or asked.question.kind == "now" or never_seen
+
+
+def test_what_the_last_segment_shows_is_not_cut_in_two(scenes, questions, numbered):
+    for asked in long.chosen(questions, scenes, numbered, 10, 0):
+        shown = [one for thing in scenes[asked.question.video_id]["objects"] for one in thing["shown"]]
+        assert not any(one["from_s"] < asked.cut_s < one["to_s"] for one in shown)
+
+
+@pytest.fixture(scope="module")
+def asked_long(tmp_path_factory, scenes, questions):
+    """A folder in which `answer` and `long` have run with models of random weights."""
+    folder = tmp_path_factory.mktemp("long")
+    settings(folder / FILE, {"long": TINY})
+    random = np.random.default_rng(0)
+
+    def made(ids):
+        for id in ids:
+            count = scenes[id]["frames"]
+            times = {"frame_index": pa.array(range(count), pa.int32()), "timestamp_s": np.arange(count) / 5}
+            rows = pa.table({"video_id": [id] * count} | times)
+            embeddings = random.normal(size=(count, WIDTH)).astype(np.float16)
+            yield shards.VideoRows(id, embeddings_table(rows, embeddings, schema_of(WIDTH)))
+
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for path in (SCENES, QUESTIONS):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        SCENES.write_text(json.dumps(scenes))
+        pq.write_table(to_table(questions), QUESTIONS)
+        answers = sorted({one.answer for one in questions})
+        (QUESTIONS.parent / "ans2label.json").write_text(json.dumps({one: n for n, one in enumerate(answers)}))
+        fingerprints = dict.fromkeys(scenes, "1")
+        shards.update(
+            Path("data/videos/embeddings"), schema=schema_of(WIDTH), shards=1, fingerprints=fingerprints, compute=made
+        )
+        save_decoder(Path("models/decoder"), make_decoder(), make_tokenizer())
+        write_random_clip(Path("models/encoder"), WIDTH, text=READS)
+        study = load_study()
+        for name in TINY["models"]:
+            torch.manual_seed(0)
+            k = 4 if name == "memory" else None
+            reader = Reader(ReaderConfig(WIDTH, 32, 16, 2, 1, k, study.watching(name).timed, len(answers)))
+            save_reader(MODELS / name / "seed-0", reader, study.watching(name), answers)
+            answer.main(name)
+        long.main()
+        torch.set_num_threads(threads)
+        yield folder, pd.read_parquet(LONG)
+
+
+def test_every_model_is_asked_the_same_questions_at_every_length(asked_long, questions):
+    _, rows = asked_long
+    asked = {key: frozenset(own["question_id"]) for key, own in rows.groupby(["model", "glimpses", "minutes"])}
+    models = [("frame", 1), ("joint", 1), ("joint", 4), ("memory", 1)]
+    assert asked.keys() == {(*model, minutes) for model in models for minutes in TINY["minutes"]}
+    assert len(set(asked.values())) == 1 and not rows.duplicated(["question_id", "model", "glimpses", "minutes"]).any()
+    kinds = {one.question_id: one.kind for one in questions}
+    assert rows.drop_duplicates("question_id")["question_id"].map(kinds).value_counts().to_dict() == dict.fromkeys(
+        KINDS, 3
+    )
+
+
+def test_with_nothing_put_in_answers_are_those_that_the_stage_answer_gives(asked_long):
+    folder, rows = asked_long
+    for name in TINY["models"]:
+        given = pd.read_parquet(folder / OUT / name / "seed-0/answers.parquet")
+        both = rows[(rows["model"] == name) & (rows["minutes"] == 0)].merge(given, on=["question_id", "glimpses"])
+        assert len(both) == 18 * (2 if name == "joint" else 1)
+        assert (both["prediction_x"] == both["prediction_y"]).all()
+        assert np.allclose(both["log_prob_x"], both["log_prob_y"], atol=1e-5)
+        assert (both["frames_x"] == both["frames_y"]).all()
+
+
+def test_a_memory_holds_more_of_a_longer_video_and_glimpses_look_at_as_many_frames(asked_long):
+    _, rows = asked_long
+    frames = rows.groupby(["model", "glimpses", "minutes"])["frames"].mean()
+    assert frames["joint", 4, 0] == frames["joint", 4, 3] == 8 and frames["frame", 1, 3] == 1
+    assert frames["memory", 1, 3] - frames["memory", 1, 0] > 800  # random frames are all new
+    memory = rows[rows["model"] == "memory"]
+    assert (memory["once_gflop"] > 0).all() and (memory["once_gflop"] < memory["gflop"]).all()
+    assert (rows[rows["model"] != "memory"]["once_gflop"] == 0).all()
+
+
+def test_the_tables_have_every_kind_at_every_length(asked_long, questions):
+    _, rows = asked_long
+    found = by_length(rows, questions, ["joint"])
+    figures = length_figures(found)
+    assert figures.keys() == {"frame", "joint, n = 1", "joint, n = 4", "memory"}
+    assert figures["memory"].keys() == {"0", "1", "3"}
+    group = figures["memory"]["3"]["groups"]["kind count"]
+    right = {one.question_id: one.answer for one in questions if one.kind == "count"}
+    own = rows[(rows["model"] == "memory") & (rows["minutes"] == 3) & rows["question_id"].isin(list(right))]
+    assert group["questions"] == 3
+    assert group["accuracy"] == pytest.approx(100 * (own["prediction"] == own["question_id"].map(right)).mean())
+    text = length_report(found)
+    assert "| model: kind | 0 min | 1 min | 3 min |" in text and "18 of these questions" in text
+    assert re.search(r"^\| `memory: GFLOP once a video` \| \d+\.\d+ \|", text, re.MULTILINE)
+    assert "`joint, n = 4: GFLOP once a video`" not in text
