@@ -49,6 +49,7 @@ def scored(
     """
     results = []
     for rows in rows_by_seed:
-        given = dict(rows.loc[rows["prediction"].notna(), ["question_id", "prediction"]].itertuples(index=False))
+        both = zip(rows["question_id"], rows["prediction"], strict=True)
+        given = {id: prediction for id, prediction in both if prediction is not None}
         results.append(score_answers(questions, given, train=train, answer_list=answers, draws=DRAWS))
     return Scored(tuple(results), pd.concat(rows_by_seed))

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,13 @@ from tests.random_clip import READS, write_random_clip
 from tests.studies.test_questions import settings
 
 COUNT, WIDTH = 40, 8
-TINY = {"models": ["frame", "joint", "memory"], "minutes": [0, 1, 3], "glimpses": [1, 4], "per_kind": 3, "seed": 0}
+TINY: dict[str, Any] = {
+    "models": ["frame", "joint", "memory"],
+    "minutes": [0, 1, 3],
+    "glimpses": [1, 4],
+    "per_kind": 3,
+    "seed": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +115,7 @@ def test_the_evidence_is_the_same_frames_and_what_is_put_in_lies_behind_some_of_
             assert asked.question.kind == "count"
         last = frames_of_segment(0.0, question.end_s, video.timestamps[:].tolist())
         assert len(last) == len(frames_of_segment(0.0, asked.question.end_s, own.timestamps[:].tolist())) + 300
-        ages = [question.end_s - to_s for _, to_s in question.evidence]
+        ages = [(question.end_s or 0.0) - to_s for _, to_s in question.evidence]
         never_seen = asked.question.kind == "before" and asked.question.answer == "no"
         assert max(ages) > 60 or asked.question.kind == "now" or never_seen
 
