@@ -10,6 +10,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,17 +53,24 @@ class SmallVideoNet(VideoResNet):
         return self.fc(cells.movedim(1, -1)).flatten(2, 3).amax(2)
 
 
+class _Reached(Exception):
+    """The layer that is kept has its output: what comes after it need not be computed."""
+
+
 class Net:
-    """A net of which one layer's output is kept. Threads may share it."""
+    """A net of which one layer's output is kept, and nothing after it computed. Threads may share it."""
 
     def __init__(self, module: nn.Module, layer: str, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.module, self.layer, self.mean, self.std = module, layer, mean, std
+        self.module, self.layer = module, layer
+        self._scale = 1 / (255 * torch.tensor(std))
+        self._offset = -torch.tensor(mean) / torch.tensor(std)
         self._kept = threading.local()
         if layer:
             module.get_submodule(layer).register_forward_hook(self._keep)
 
     def _keep(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self._kept.output = output
+        raise _Reached
 
     @torch.inference_mode()
     def cells(self, pixels: Tensor) -> Tensor:
@@ -70,14 +78,13 @@ class Net:
 
         Raises ValueError if the layer's output has no time and space.
         """
-        self.module(self.normalised(pixels))
+        with suppress(_Reached):
+            self.module(self.normalised(pixels))
         return _in_space(self._kept.__dict__.pop("output"), self.layer, type(self.module).__name__).float()
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """uint8 [B, T, S, S, 3] to [B, 3, T, S, S]."""
-        scaled = (pixels.float() / 255 - pixels.new_tensor(self.mean, dtype=torch.float32)) / pixels.new_tensor(
-            self.std, dtype=torch.float32
-        )
+        scaled = torch.addcmul(self._offset.to(pixels.device), pixels.float(), self._scale.to(pixels.device))
         return scaled.movedim(-1, 1)  # channels last in memory, as convolutions on a CPU are fastest
 
 
@@ -249,12 +256,8 @@ def video_cells(
     The last window is filled up with the last frame. Raises ValueError for what is no JPEG.
     """
     pixels = torch.from_numpy(np.stack([picture(jpeg, side) for jpeg in jpegs]))  # [frames, S, S, 3]
-    last = torch.tensor(len(jpegs) - 1)
-    indices = [torch.arange(start, start + windows.window).minimum(last) for start in windows.starts]
-    outputs = [
-        net.cells(torch.stack([pixels[frames] for frames in indices[at : at + batch_size]]).to(device)).cpu()
-        for at in range(0, len(indices), batch_size)
-    ]
+    frames = (torch.tensor(windows.starts)[:, None] + torch.arange(windows.window)).clamp(max=len(jpegs) - 1)
+    outputs = [net.cells(pixels[some].to(device)).cpu() for some in frames.split(batch_size)]
     every = torch.cat(outputs)  # [windows, t, h, w, C]
     chosen, begins = windows.kept(every.shape[1])
     return every[[number for number, _ in chosen], [i for _, i in chosen]], begins
