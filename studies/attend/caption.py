@@ -47,6 +47,10 @@ def main(kind: str) -> None:
     if not segments:
         raise ValueError(f"{SEGMENTS} has no segments of split {own.split!r}; see caption.split of the study's params")
     examples = make_examples(segments, read_cells(one.video_id for one in segments))
+    if not examples:
+        raise ValueError(
+            f"none of the {len(segments)} segments of split {own.split!r} has cells: its videos have no frames"
+        )
     h, w, _ = shape_of(CELLS)
     folders = sorted((MODELS / kind).glob("seed-*"))
     with aside(OUT / kind) as out:

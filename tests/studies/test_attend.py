@@ -1,5 +1,6 @@
 """The attention captioner: nets and windows, the model, explanations against a published package, and pointing."""
 
+import copy
 import csv
 import io
 import json
@@ -19,19 +20,21 @@ import torch
 from pipeline import score
 from pipeline.dataset.formats import read_splits
 from pipeline.dataset.segments import Segment, to_table
-from pipeline.features import shards
+from pipeline.features import frames, shards
 from pipeline.features.encoder import schema_of
+from pipeline.features.frames import Sampled
 from pipeline.features.shards import VideoRows
 from pipeline.language.beam import search
+from pipeline.params import load_params
 from pipeline.scoring.segment_scores import read_scores
-from studies.attend import cams, events, floors, nets, pointing, table
+from studies.attend import cams, caption, cells, events, floors, learn, nets, pointing, table
 from studies.attend.caption import Generated, pairs
 from studies.attend.evaluate import averaged
 from studies.attend.events import CLASSES, classes_at
 from studies.attend.examples import plan_batches
 from studies.attend.model import AttendingCaptioner, Batch, Config, Decoding
 from studies.attend.nets import Letterbox, Net, SmallVideoNet, Windows, aligned, load_net, torchvision_net, video_cells
-from studies.attend.settings import FILE, KINDS, METRICS, load_attend
+from studies.attend.settings import CELLS, FILE, KINDS, METRICS, NET, load_attend
 from studies.attend.training import pad
 from studies.attend.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary
 from tests.conftest import write_params
@@ -60,9 +63,9 @@ def batch(lengths=(4, 2), seed=1):
 
 
 def test_every_moment_of_a_video_has_one_cell_of_the_window_in_whose_middle_it_lies():
-    for frames in (1, 15, 16, 17, 40, 61):
-        chosen, begins = Windows(frames, window=16, stride=12).kept(8)
-        assert begins == [2.0 * i for i in range(math.ceil(frames / 2))], frames
+    for count in (1, 15, 16, 17, 40, 61):
+        chosen, begins = Windows(count, window=16, stride=12).kept(8)
+        assert begins == [2.0 * i for i in range(math.ceil(count / 2))], count
     chosen, _ = Windows(40, window=16, stride=12).kept(8)
     assert chosen[:9] == [(0, i) for i in range(7)] + [(1, 1), (1, 2)]  # not the cells at a window's edge
 
@@ -71,7 +74,7 @@ def test_a_cell_is_the_layers_output_for_the_frames_around_it():
     torch.manual_seed(0)
     module = SmallVideoNet(4, 3).eval()
     jpegs = [jpeg(value) for value in np.linspace(0, 255, 20)]
-    net = Net(module, "layer2", (0.4,) * 3, (0.2,) * 3)
+    net = Net(copy.deepcopy(module), "layer2", (0.4,) * 3, (0.2,) * 3)
     cells, begins = video_cells(net, jpegs, Windows(20, 16, 12), side=32, batch_size=1, device=torch.device("cpu"))
     assert cells.shape == (10, 4, 4, 10) and begins == [2.0 * i for i in range(10)]
     pixels = torch.stack([torch.from_numpy(nets.picture(one, 32)) for one in jpegs[:16]])[None]
@@ -133,6 +136,7 @@ def test_weights_of_another_net_are_refused_and_a_head_may_be_of_any_size(tmp_pa
     nets.save_torchvision(tmp_path, "mc3_18", tmp_path / "mc3.pth")
     net = load_net(tmp_path, "layer1")
     assert torch.equal(net.module.get_parameter("stem.0.weight"), other["stem.0.weight"])
+    net.module.layer2.register_forward_hook(lambda *_: pytest.fail("computed what comes after the layer"))
     assert net.cells(torch.zeros(1, 4, 32, 32, 3, dtype=torch.uint8)).shape == (1, 4, 16, 16, 64)
     with pytest.raises(ValueError, match="the net has no layer 'layer9'; it has stem, layer1"):
         load_net(tmp_path, "layer9")
@@ -145,6 +149,47 @@ def test_weights_of_another_net_are_refused_and_a_head_may_be_of_any_size(tmp_pa
         nets.read_weights(tmp_path / "text.pth")
     with pytest.raises(ValueError, match=r"net.weights: .*gone.pth: no such file"):
         nets.read_weights(tmp_path / "gone.pth")
+
+
+def test_a_video_that_is_too_short_or_has_no_frames_says_so_and_missing_cells_are_named(workspace, capsys):
+    with_study(workspace, {"cells.window": 16, "cells.stride": 12, "cells.size_px": 32})
+    with pytest.raises(ValueError, match="studies/attend/cells holds no cells; make them with: python -m studies"):
+        cells.shape_of(CELLS)
+    config = {"width": 4, "classes": CLASSES, "mean": (0.4,) * 3, "std": (0.2,) * 3}
+    NET.mkdir(parents=True)
+    nets.save_builtin(NET, SmallVideoNet(4, len(CLASSES)), config)
+    counts = {"v_dark": 0, "v_long": 40, "v_one": 1, "v_short": 15}
+
+    def store(jpegs):
+        def compute(ids):
+            for id in ids:
+                sampled = Sampled(id, jpegs[: counts[id]], None if counts[id] else "no frame decodes")
+                rows = frames.to_table(sampled, fps=5) if counts[id] else None
+                yield VideoRows(id, rows, sampled.reason)
+
+        fingerprints = {id: str(jpegs) for id in counts}
+        number = load_params().frames.shards
+        shards.update(cells.FRAMES, schema=frames.SCHEMA, shards=number, fingerprints=fingerprints, compute=compute)
+
+    store([jpeg(value) for value in range(40)])
+    cells.main()
+    assert "of 3 videos (4 computed, 0 kept, 0 removed, 1 without frames; 2 cut or padded)" in capsys.readouterr().out
+    short = "frames, a window has 16: its last frame stands for the others"
+    assert {id: (one.rows, one.reason) for id, one in shards.index(CELLS).items()} == {
+        "v_dark": (0, "no frame decodes"),
+        "v_long": (20, None),
+        "v_one": (1, f"1 {short}"),
+        "v_short": (8, f"15 {short}"),
+    }
+    assert set(learn.read_cells(["v_one", "v_dark"])) == {"v_one"}
+    with pytest.raises(ValueError, match="cells has no video 'v_new': make its cells with: python -m studies"):
+        learn.read_cells(["v_one", "v_new"])
+    pq.write_table(to_table([Segment("v_dark#0", "v_dark", "test", 0.0, 1.0, ("a",), None)]), learn.SEGMENTS)
+    with pytest.raises(ValueError, match="none of the 1 segments of split 'test' has cells"):
+        caption.main("temporal")
+    store([b"no picture"] * 40)
+    with pytest.raises(ValueError, match=r"v_\w+: 10 bytes that are no JPEG"):
+        cells.main()
 
 
 SCENE = {
