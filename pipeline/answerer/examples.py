@@ -73,6 +73,7 @@ class Batch:
     there: Tensor  # [V, Q, L] bool
     until_s: Tensor  # [V, Q]
     lengths: Tensor  # [V, Q] int64, frames that may be seen; 0: no question
+    evidence_s: Tensor  # [V, Q, I, 2], from and to of `to_find`; what is padded begins after it ends
     targets: tuple[tuple[Target, ...], ...]
 
     def to(self, device: torch.device) -> "Batch":
@@ -194,6 +195,11 @@ def make_examples(
     return examples
 
 
+def to_find(question: Question) -> tuple[tuple[float, float], ...]:
+    """The intervals that a word of the question may look for: of a count none, whose words name no single thing."""
+    return (question.evidence or ()) if question.task != "count" else ()
+
+
 def asked(question: Question) -> list[str]:
     """What is read: of multiple choice the question with each option, any number of them."""
     if question.options is None:
@@ -215,12 +221,13 @@ def collate(examples: list[Example]) -> Batch:
     """A batch of the examples, whose frames are read now; an empty batch for no examples."""
     if not examples:
         none = torch.zeros(0)
-        return Batch(none, none, none, none, none, none, none, none, ())
+        return Batch(none, none, none, none, none, none, none, none, none, ())
     embeddings, times = zip(*(example.read() for example in examples), strict=True)
     rows = [[(target, text) for target in e.targets for text in target.texts] for e in examples]
     videos, frames = len(examples), max(map(len, embeddings))
     most, longest = max(map(len, rows)), max(len(text.words) for row in rows for _, text in row)
     width = rows[0][0][1].states.shape[-1]
+    intervals = max(len(to_find(target.question)) for e in examples for target in e.targets)
     batch = Batch(
         torch.zeros(videos, frames, embeddings[0].shape[1]),
         torch.zeros(videos, frames),
@@ -230,6 +237,7 @@ def collate(examples: list[Example]) -> Batch:
         torch.zeros(videos, most, longest, dtype=torch.bool),
         torch.zeros(videos, most),
         torch.zeros(videos, most, dtype=torch.int64),
+        torch.tensor([1.0, 0.0]).repeat(videos, most, intervals, 1),
         tuple(e.targets for e in examples),
     )
     for v, (own, time_s) in enumerate(zip(embeddings, times, strict=True)):
@@ -242,6 +250,8 @@ def collate(examples: list[Example]) -> Batch:
             batch.there[v, q, :count] = True
             batch.lengths[v, q] = target.frames
             batch.until_s[v, q] = float(time_s[target.frames - 1])
+            for number, interval in enumerate(to_find(target.question)):
+                batch.evidence_s[v, q, number] = torch.tensor(interval)
         batch.there[v, len(rows[v]) :, 0] = True  # a row of nothing would divide by nothing
     return batch
 

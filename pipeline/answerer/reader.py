@@ -2,13 +2,14 @@
 
 One network for all ways of watching; they differ in the frames that a question may attend to (`allowed`): none, the
 last, those of glimpses, or all so far, of which each head takes the k nearest (pipeline/captioner/memory.py does so for
-captions). Keys and values of frames do not depend on questions: a video is remembered once, for all that is asked.
+captions). First each frame looks for itself among those before it: whether a thing is new or back, a question need not
+find out. Keys and values of frames do not depend on questions: a video is remembered once, for all that is asked.
 
 Two things need not be learned from answers. Which frames look like what a word names: the encoder's own text tower
 knows it, so a head adds that cosine to its logits. And which of two moments was first: ages that two words found are
 subtracted before a network sees them.
 
-V videos, or questions that see frames of their own   R questions of each   L words   T frames
+V videos, or questions that see frames of their own   R questions of each   L words   T frames   I intervals
 E embedding width   D width   H heads   d = D / H   S states of the language model   K answers in the list
 """
 
@@ -23,11 +24,13 @@ INITIAL_SCALE = 10.0  # of cosines
 LOOKS_SCALE = 20.0  # at first, of the cosines of words and frames, in heads that look for what words name
 AGE_BIAS = 1.5  # of a logit, per unit of log(1 + age in seconds), in heads that begin by looking at some ages
 NEVER = -1e4  # a logit that gets no weight
+NOTHING = -30.0  # the logit of a best match where there is none
 PERIODS_S = tuple(2.0**power for power in range(8))  # 1 s to 2 min: of the sine waves that an age is told by
 WAVES = 2 * len(PERIODS_S) + 1
 EVERY = 10**9  # k: all keys
 MAX_WORDS = 64  # of a question; what is longer is cut
 BUCKETS = 4096  # of words: each has a learned vector, which words with the same hash share
+CHUNK = 256  # frames that look back at once: an hour has thousands
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class ReaderConfig:
     width: int  # D
     heads: int
     layers: int
-    k: int | None  # keys that a head attends to, per word; None: all
+    frame_layers: int  # in which each frame looks back
+    k: int | None  # keys that a head attends to, per word or frame; None: all
     timed: bool  # whether it is known how long ago a frame was
     answers: int  # K
 
@@ -59,12 +63,44 @@ class Memory:
 class Read:
     features: Tensor  # [V, R, D]
     attended: Tensor  # [V, R, T], the part of all attention that each frame got; sums to 1 at most
+    found: Tensor | None  # [V, R, I], the most attention that a word's head in any layer gave to an interval's frames
 
 
 def waves(age_s: Tensor) -> Tensor:
     """[...] -> [..., WAVES]."""
     angle = 2 * math.pi * age_s[..., None] / age_s.new_tensor(PERIODS_S)
     return torch.cat([angle.sin(), angle.cos(), age_s[..., None].clamp(min=0).log1p()], dim=-1)
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    """[..., N, D] -> [..., H, N, d]."""
+    return x.unflatten(-1, (heads, -1)).transpose(-2, -3)
+
+
+def join(x: Tensor) -> Tensor:
+    """[..., H, N, d] -> [..., N, D]."""
+    return x.transpose(-2, -3).flatten(-2)
+
+
+def nearest(logits: Tensor, k: int) -> Tensor:
+    """The k largest of each row [..., T] stay."""
+    if k >= logits.shape[-1]:
+        return logits
+    return logits.masked_fill(logits < logits.topk(k, dim=-1).values[..., -1:], NEVER)
+
+
+def matches(logits: Tensor) -> Tensor:
+    """How many frames match, and how well the best one does, [..., T] -> [..., 2]: a softmax alone tells neither."""
+    return torch.stack([logits.logsumexp(-1), logits.amax(-1)], dim=-1).clamp(min=NOTHING) / INITIAL_SCALE
+
+
+def looks_at_first(heads: int) -> Tensor:
+    """Training begins with heads that look for what looks alike, at any time and long ago, and with others: [H]."""
+    return torch.tensor([1.0, LOOKS_SCALE, LOOKS_SCALE, 1.0])[torch.arange(heads) % 4]
+
+
+def feed_forward(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
 
 class Frames(nn.Module):
@@ -84,6 +120,64 @@ class Frames(nn.Module):
         return self.norm(self.out(F.gelu(self.own(own) + self.before(own - other))))
 
 
+class LookingBack(nn.Module):
+    """What each frame finds among those before it, of which each head takes the k nearest."""
+
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__()
+        self.heads, self.k, self.timed = config.heads, config.k or EVERY, config.timed
+        width = config.width
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.log_scale = nn.Parameter(torch.full((config.heads,), INITIAL_SCALE).log())
+        self.log_looks_scale = nn.Parameter(looks_at_first(config.heads).log())
+        self.bias = nn.Parameter(torch.zeros(config.heads))
+        self.ages = Ages(config)
+        self.match = nn.Linear(2 * config.heads, width)
+        self.out = nn.Linear(width, width)
+        self.feed_forward = feed_forward(width)
+
+    def forward(self, x: Tensor, looks: Tensor, time_s: Tensor) -> Tensor:
+        """x [V, T, D], looks [V, T, E] of length 1, time_s [V, T], in the order of time -> [V, T, D]."""
+        normed = self.norm1(x)
+        query, key = (F.normalize(split(of(normed), self.heads), dim=-1) for of in (self.query, self.key))
+        value = split(self.value(normed), self.heads)  # [V, H, T, d]
+        read = []
+        for start in range(0, x.shape[1], CHUNK):
+            end = min(start + CHUNK, x.shape[1])  # later frames are not looked at
+            found = self.log_scale.exp()[:, None, None] * (query[:, :, start:end] @ key[:, :, :end].transpose(-1, -2))
+            alike = looks[:, None, start:end] @ looks[:, None, :end].transpose(-1, -2)
+            found = found + self.bias[:, None, None] + self.log_looks_scale.exp()[:, None, None] * alike
+            age = None
+            if self.timed:
+                age = waves((time_s[:, start:end, None] - time_s[:, None, :end]).clamp(min=0))  # [V, T', T, WAVES]
+                found = found + self.ages.bias(age).permute(0, 3, 1, 2)
+            number = torch.arange(end, device=x.device)
+            earlier = number < number[start:, None]  # [T', T]
+            found = nearest(found.masked_fill(~earlier, NEVER), self.k)
+            # A frame may find nothing: the first one does.
+            paid = torch.cat([found, found.new_zeros(*found.shape[:-1], 1)], dim=-1).softmax(-1)[..., :-1]
+            own = join(paid @ value[:, :, :end]) + self.match(matches(found).transpose(1, 2).flatten(2))
+            if age is not None:
+                own = own + self.ages.value((paid.transpose(1, 2) @ age).flatten(2))
+            read.append(own)
+        x = x + self.out(torch.cat(read, dim=1))
+        return x + self.feed_forward(self.norm2(x))
+
+
+class Ages(nn.Module):
+    """How long ago a frame was: what makes a head look there, and what it then knows of it."""
+
+    def __init__(self, config: ReaderConfig) -> None:
+        super().__init__()
+        self.bias = nn.Linear(WAVES, config.heads, bias=False)
+        self.value = nn.Linear(config.heads * WAVES, config.width, bias=False)
+        # Training begins with heads that look at what is recent, at any time, and long ago.
+        nn.init.zeros_(self.bias.weight)
+        with torch.no_grad():
+            self.bias.weight[:, -1] = AGE_BIAS * torch.tensor([-1.0, 0.0, 1.0, 0.0])[torch.arange(config.heads) % 4]
+
+
 class Layer(nn.Module):
     def __init__(self, config: ReaderConfig) -> None:
         super().__init__()
@@ -93,27 +187,20 @@ class Layer(nn.Module):
         self.query, self.ask = nn.Linear(width, width), nn.Linear(width, width)  # of words, and of frames
         self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
         self.frame_key, self.frame_value = nn.Linear(width, width), nn.Linear(width, width)
-        # How long ago a frame was: what makes a head look there, and what it then knows of it.
-        self.age_bias = nn.Linear(WAVES, config.heads, bias=False)
-        self.age_value = nn.Linear(config.heads * WAVES, width, bias=False)
-        # Training begins with heads that look at what is recent, at any time, and long ago.
-        nn.init.zeros_(self.age_bias.weight)
-        with torch.no_grad():
-            self.age_bias.weight[:, -1] = AGE_BIAS * torch.tensor([-1.0, 0.0, 1.0, 0.0])[torch.arange(config.heads) % 4]
+        self.ages = Ages(config)
         self.log_scale = nn.Parameter(torch.full((2, config.heads), INITIAL_SCALE).log())
         self.bias = nn.Parameter(torch.zeros(config.heads))
-        # Training begins with heads that look for what a word names, at any time and long ago, and with others.
-        at_first = torch.tensor([1.0, LOOKS_SCALE, LOOKS_SCALE, 1.0])
-        self.log_looks_scale = nn.Parameter(at_first[torch.arange(config.heads) % 4].log())
+        self.log_looks_scale = nn.Parameter(looks_at_first(config.heads).log())
         self.earlier = nn.Linear(config.heads, width, bias=False)
-        # How many frames match, and how well the best one does: a softmax alone tells neither.
         self.match = nn.Linear(2 * config.heads, width)
         self.out = nn.Linear(width, width)
-        self.feed_forward = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.feed_forward = feed_forward(width)
 
     def store(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [V, H, T, d] of frames [V, T, D]."""
-        return F.normalize(self._split(self.frame_key(frames)), dim=-1), self._split(self.frame_value(frames))
+        return F.normalize(split(self.frame_key(frames), self.heads), dim=-1), split(
+            self.frame_value(frames), self.heads
+        )
 
     def forward(
         self,
@@ -133,16 +220,16 @@ class Layer(nn.Module):
         """
         normed = self.norm1(x)
         scale = self.log_scale.exp()[..., None, None]  # [2, H, 1, 1]
-        own_query = F.normalize(self._split(self.query(normed)), dim=-1)  # [V, R, H, L, d]
-        own_key = F.normalize(self._split(self.key(normed)), dim=-1)
+        own_query = F.normalize(split(self.query(normed), self.heads), dim=-1)  # [V, R, H, L, d]
+        own_key = F.normalize(split(self.key(normed), self.heads), dim=-1)
         logits = scale[0] * (own_query @ own_key.transpose(-1, -2))  # [V, R, H, L, L]
         logits = logits.masked_fill(~there[:, :, None, None], NEVER)
         tokens = logits.shape[-1]
         mixed = logits.softmax(-1)
         if stored is None or allowed is None:
-            return self._after(x, self._join(mixed @ self._split(self.value(normed)))), None
+            return self._after(x, join(mixed @ split(self.value(normed), self.heads))), None
         keys, values, embeddings = stored
-        asked = F.normalize(self._split(self.ask(normed)), dim=-1)
+        asked = F.normalize(split(self.ask(normed), self.heads), dim=-1)
         found = scale[1] * (asked @ keys[:, None].transpose(-1, -2)) + self.bias[:, None, None]  # [V, R, H, L, T]
         # A word looks for what it names, and for what the words that it attends to name: "the blue star" is one thing.
         named = F.normalize((looks[:, :, None] + mixed @ looks[:, :, None]), dim=-1)  # [V, R, H, L, E]
@@ -151,20 +238,15 @@ class Layer(nn.Module):
         )
         age = waves(age_s) if age_s is not None else None
         if age is not None:
-            found = found + self.age_bias(age).permute(0, 1, 3, 2)[:, :, :, None]
-        found = found.masked_fill(~allowed[:, :, None, None], NEVER)
-        if self.k < found.shape[-1]:
-            least = found.topk(self.k, dim=-1).values[..., -1:]
-            found = found.masked_fill(found < least, NEVER)
+            found = found + self.ages.bias(age).permute(0, 1, 3, 2)[:, :, :, None]
+        found = nearest(found.masked_fill(~allowed[:, :, None, None], NEVER), self.k)
         weights = torch.cat([logits, found], dim=-1).softmax(-1)
         own, paid = weights[..., :tokens], weights[..., tokens:]
-        out = own @ self._split(self.value(normed)) + paid @ values[:, None]
+        out = own @ split(self.value(normed), self.heads) + paid @ values[:, None]
         seen = allowed.any(-1)[:, :, None, None]  # [V, R, 1, 1]
-        matches = torch.stack([found.logsumexp(-1), found.amax(-1)], dim=-1) / INITIAL_SCALE  # [V, R, H, L, 2]
-        matches = matches.permute(0, 1, 3, 2, 4).flatten(3) * seen  # [V, R, L, 2H]
-        read = self._join(out) + self.match(matches)
+        read = join(out) + self.match(matches(found).transpose(2, 3).flatten(3) * seen)
         if age is not None and age_s is not None:
-            read = read + self.age_value((paid @ age[:, :, None]).transpose(2, 3).flatten(3))
+            read = read + self.ages.value((paid @ age[:, :, None]).transpose(2, 3).flatten(3))
             read = read + self.earlier(self._earlier(paid, age_s, mixed).transpose(2, 3))
         return self._after(x, read), paid
 
@@ -182,13 +264,6 @@ class Layer(nn.Module):
         x = x + self.out(read)
         return x + self.feed_forward(self.norm2(x))
 
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(-2, -3)  # [..., N, D] -> [..., H, N, d]
-
-    @staticmethod
-    def _join(x: Tensor) -> Tensor:
-        return x.transpose(-2, -3).flatten(-2)
-
 
 class Reader(nn.Module):
     def __init__(self, config: ReaderConfig) -> None:
@@ -200,19 +275,25 @@ class Reader(nn.Module):
         nn.init.normal_(self.words.weight, std=0.5)
         nn.init.normal_(self.places.weight, std=0.1)
         self.frames = Frames(config)
+        self.looking_back = nn.ModuleList(LookingBack(config) for _ in range(config.frame_layers))
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(2 * config.width)
         self.list_head = nn.Linear(2 * config.width, config.answers)
         self.option_head = nn.Linear(2 * config.width, 1)
         self.count_head = nn.Linear(2 * config.width, 1)
 
-    def remember(self, embeddings: Tensor, before: Tensor) -> Memory:
-        """Keys and values of frames: embeddings and those of the frames before them, [V, T, E] each."""
-        frames = self.frames(embeddings, before)
+    def remember(self, embeddings: Tensor, before: Tensor, time_s: Tensor) -> Memory:
+        """Keys and values of frames in the order of time.
+
+        Args:
+            embeddings, before: theirs, and those of the frames before them, [V, T, E] each.
+            time_s: theirs [V, T]; it counts where the config says timed.
+        """
+        frames, looks = self.frames(embeddings, before), F.normalize(embeddings, dim=-1)
+        for layer in self.looking_back:
+            frames = layer(frames, looks, time_s)
         stored = [layer.store(frames) for layer in self._layers()]
-        return Memory(
-            F.normalize(embeddings, dim=-1), tuple(keys for keys, _ in stored), tuple(values for _, values in stored)
-        )
+        return Memory(looks, tuple(keys for keys, _ in stored), tuple(values for _, values in stored))
 
     def forward(
         self,
@@ -223,6 +304,7 @@ class Reader(nn.Module):
         memory: Memory | None,
         allowed: Tensor | None,
         age_s: Tensor | None,
+        evidence: Tensor | None = None,
     ) -> Read:
         """
         Args:
@@ -233,19 +315,24 @@ class Reader(nn.Module):
             memory: of V videos, or None.
             allowed: which frames each question may attend to [V, R, T] bool.
             age_s: how long ago each of them was [V, R, T]; it counts where the config says timed.
+            evidence: which frames are in each interval [V, R, I, T] bool; None: `found` is not asked for.
         """
         place = torch.arange(words.shape[-1], device=words.device)
         x = self.text(states) + self.words(words) + self.places(place)
         age_s = age_s if self.config.timed else None
         attended = x.new_zeros(*x.shape[:2], memory.frames if memory else 0)
+        found = x.new_zeros(evidence.shape[:3]) if evidence is not None else None
         for number, layer in enumerate(self._layers()):
             stored = (memory.keys[number], memory.values[number], memory.embeddings) if memory else None
             x, paid = layer(x, there, looks, stored, allowed, age_s)
             if paid is not None:
                 of_rows = (paid * there[:, :, None, :, None]).sum((2, 3)) / (there.sum(-1)[..., None] * paid.shape[2])
                 attended = attended + of_rows / self.config.layers
+                if found is not None and evidence is not None:
+                    of_words = paid.masked_fill(~there[:, :, None, :, None], 0.0).flatten(2, 3)  # [V, R, H * L, T]
+                    found = torch.maximum(found, (of_words @ evidence.to(x.dtype).transpose(-1, -2)).amax(2))
         mean = (x * there[..., None]).sum(2) / there.sum(-1, keepdim=True).clamp(min=1)
-        return Read(self.norm(torch.cat([mean, x[:, :, 0]], dim=-1)), attended)
+        return Read(self.norm(torch.cat([mean, x[:, :, 0]], dim=-1)), attended, found)
 
     def _layers(self) -> list[Layer]:
         return list(self.layers)  # type: ignore[arg-type]
@@ -260,4 +347,6 @@ def flops(config: ReaderConfig, words: int, frames: int, stored: float) -> float
     per_word = 2 * width * width * 10 * config.layers + 2 * config.text_width * width
     attention = (4 * width + 2 * config.heads * config.embedding_width) * words * (words + frames) * config.layers
     of_frame = 2 * width * (2 * config.embedding_width + width + 2 * width * config.layers)
+    looked_at = min(frames, (frames + CHUNK) / 2)
+    of_frame += config.frame_layers * (16 * width * width + (4 * width + 2 * config.embedding_width) * looked_at)
     return words * per_word + attention + 4 * width * config.answers + stored * of_frame

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.answerer.examples import Batch, Example, collate, plan_batches
 from pipeline.answerer.glimpses import Grid
 from pipeline.answerer.reader import Reader, ReaderConfig
-from pipeline.answerer.watching import Watching, fused, sampler, watch
+from pipeline.answerer.watching import Seen, Watching, fused, sampler, watch
 from pipeline.files.aside import write_text
 from pipeline.training import loop
 from pipeline.training.batches import ExampleData
@@ -26,6 +26,7 @@ from pipeline.training.module import Training
 
 CONFIG_FILE, WEIGHTS_FILE, ANSWERS_FILE = "config.json", "reader.safetensors", "ans2label.json"
 COUNT_WEIGHT = 0.1  # of the squared error of a count, beside the cross-entropy of its classes
+LEAST_PAID = 1e-4  # attention whose logarithm is taken
 
 
 class AnswerTraining(Training):
@@ -41,16 +42,19 @@ class AnswerTraining(Training):
         glimpses: int,
         val_glimpses: int,
         grid: Grid,
+        evidence_loss: float,
         params_file: Path,
     ) -> None:
         """
         Args:
             steps, params_file: as Training's.
             glimpses: drawn at random in a training step; val_glimpses: evenly spaced in validation.
+            evidence_loss: weight of `unfound` beside the answers' loss.
         """
         super().__init__(optimization, steps=steps, params_file=params_file)
         self.reader, self.watching = reader, watching
         self.glimpses, self.val_glimpses, self.grid = glimpses, val_glimpses, grid
+        self.evidence_loss = evidence_loss
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
@@ -59,13 +63,14 @@ class AnswerTraining(Training):
         # A function of the step, so that a run that was killed goes on as it would have.
         seed = hash((self.optimization.seed, self.current_epoch, step)) % 2**31
         generator = torch.Generator().manual_seed(seed)
-        total, right, count = self._loss(batch, self.glimpses, generator)
+        total, right, count, unfound = self._loss(batch, self.glimpses, generator)
         questions = self._log("train", "the loss", total, right, count)
         # Gradients are averaged over processes; this makes that the mean over all their questions.
-        return total / (questions / self.trainer.world_size)
+        return (total + self.evidence_loss * unfound) / (questions / self.trainer.world_size)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        self._log("val", "the validation loss", *self._loss(batch, self.val_glimpses, self.grid))
+        total, right, count, _ = self._loss(batch, self.val_glimpses, self.grid)
+        self._log("val", "the validation loss", total, right, count)
 
     def _log(self, split: str, name: str, total: Tensor, right: Tensor, count: int) -> int:
         """Means over the questions of all processes; returns how many these are."""
@@ -83,14 +88,15 @@ class AnswerTraining(Training):
             )
         return questions
 
-    def _loss(self, batch: Batch, glimpses: int, grid: Grid | torch.Generator) -> tuple[Tensor, Tensor, int]:
-        """The sum of the questions' losses, how many are right, how many there are."""
+    def _loss(self, batch: Batch, glimpses: int, grid: Grid | torch.Generator) -> tuple[Tensor, Tensor, int, Tensor]:
+        """The sum of the questions' losses, how many are right, how many there are, and the sum of `unfound`."""
         if not batch.targets:
             # No videos here, but the other processes wait for a gradient of every parameter.
             nothing = torch.zeros((), device=self.device)
-            return sum((p.sum() for p in self.parameters()), nothing) * 0.0, nothing, 0
+            return sum((p.sum() for p in self.parameters()), nothing) * 0.0, nothing, 0, nothing
         questions = batch.lengths.shape[1]
-        seen = watch(self.reader, batch, self.watching, sampler(self.watching, glimpses, grid))
+        wanted = self.training and self.evidence_loss > 0
+        seen = watch(self.reader, batch, self.watching, sampler(self.watching, glimpses, grid), evidence=wanted)
         of_list = fused(self.reader.list_head(seen.features), questions, self.watching)  # [V, Q, K]
         of_option = fused(self.reader.option_head(seen.features), questions, self.watching)[..., 0]  # [V, Q]
         numbers = fused(self.reader.count_head(seen.features), questions, self.watching)[..., 0]
@@ -106,10 +112,21 @@ class AnswerTraining(Training):
                     losses[-1] = losses[-1] + COUNT_WEIGHT * (numbers[v, q] - target.number) ** 2
                 right += float(target.scores[int(scores.argmax())])
                 q += options
-        return torch.stack(losses).sum(), right, len(losses)
+        return torch.stack(losses).sum(), right, len(losses), unfound(seen, questions)
 
     def configure_optimizers(self) -> Any:
         return self.scheduled(self.reader)
+
+
+def unfound(seen: Seen, questions: int) -> Tensor:
+    """How far the attention is from the evidence, summed over questions: of each interval that frames were seen of, the
+    negative logarithm of the most that a word paid to it, averaged over the intervals of a question and its glimpses.
+    """
+    if seen.found is None or seen.findable is None:
+        return seen.features.new_zeros(())
+    losses = -seen.found.clamp(min=LEAST_PAID).log() * seen.findable
+    of_question, there = (x.unflatten(1, (questions, -1)).sum((2, 3)) for x in (losses, seen.findable))  # [V, Q]
+    return (of_question / there.clamp(min=1)).sum()
 
 
 def answer_loss(scores: Tensor, wanted: Tensor) -> Tensor:
@@ -131,6 +148,7 @@ def train_reader(
     glimpses: int,
     val_glimpses: int,
     grid: Grid,
+    evidence_loss: float,
     name: str,
     work: Path,
     params_file: Path,
@@ -156,6 +174,7 @@ def train_reader(
         glimpses=glimpses,
         val_glimpses=val_glimpses,
         grid=grid,
+        evidence_loss=evidence_loss,
         params_file=params_file,
     )
     return loop.train(module, data, optimization, name=name, work=work)

@@ -1,10 +1,11 @@
 """Ways of watching: which frames a question may attend to, and how the answers of several glimpses become one.
 
 V videos   Q questions   n glimpses   f frames of each   T frames   R rows: Q, or Q * n where each glimpse answers alone
+I intervals of a question's evidence
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -52,6 +53,10 @@ class Seen:
     attended: Tensor  # [V, Q, T'], the part of its attention that each frame got
     time_s: Tensor  # [V, Q, T'] of these frames
     allowed: Tensor  # [V, Q, T'] bool: those it could look at
+    # [V, R, I] of rows, which are Q, or Q * n: the most attention that a word paid to an interval of the evidence; and
+    # whether any frame is in it. None where it was not asked for, or nothing is seen.
+    found: Tensor | None = None
+    findable: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -64,16 +69,26 @@ class Remembered:
 
 
 def watch(
-    reader: Reader, batch: Batch, watching: Watching, sample: Sampled, remembered: Remembered | None = None
+    reader: Reader,
+    batch: Batch,
+    watching: Watching,
+    sample: Sampled,
+    remembered: Remembered | None = None,
+    *,
+    evidence: bool = False,
 ) -> Seen:
-    """remembered: what `remember` has made of these videos already, if it has."""
+    """
+    Args:
+        remembered: what `remember` has made of these videos already, if it has.
+        evidence: also tell what was found of it, which training asks for.
+    """
     videos, questions = batch.lengths.shape
     if watching.way == "blind":
         read = reader(batch.words, batch.states, batch.looks, batch.there, None, None, None)
         none = batch.time_s.new_zeros(videos, questions, 0)
         return Seen(read.features, none, none, none.bool())
     if watching.way == "memory":
-        return _recalled(reader, batch, remembered or remember(reader, batch, watching))
+        return _recalled(reader, batch, remembered or remember(reader, batch, watching), evidence=evidence)
     index = _sampled(batch, watching, sample)  # [V, Q, n, f]
     n, frames = index.shape[2:]
     video = torch.arange(videos, device=index.device)[:, None, None, None]
@@ -82,15 +97,23 @@ def watch(
     before = torch.cat([embeddings[..., :1, :], embeddings[..., :-1, :]], dim=-2)
     rows = n if watching.alone else 1
     own = videos * questions * rows, n * frames // rows  # as many rows see so many frames each, which are their own
-    memory = reader.remember(*(x.reshape(*own, -1) for x in (embeddings, before)))
+    memory = reader.remember(*(x.reshape(*own, -1) for x in (embeddings, before)), time_s.reshape(own))
     of_text = (batch.words, batch.states, batch.looks, batch.there)
     asked = [x.flatten(0, 1).repeat_interleave(rows, dim=0)[:, None] for x in of_text]
     allowed = torch.ones(own[0], 1, own[1], dtype=torch.bool, device=index.device)
     age_s = (batch.until_s[..., None, None] - time_s).reshape(own[0], 1, own[1])
-    read = reader(*asked, memory, allowed, age_s)
+    inside = None
+    if evidence:
+        intervals = batch.evidence_s.flatten(0, 1).repeat_interleave(rows, dim=0)[:, None]
+        inside = _inside(intervals, time_s.reshape(own[0], 1, own[1]))
+    read = reader(*asked, memory, allowed, age_s, inside)
     attended = read.attended.reshape(videos, questions, n * frames) / rows
     every = torch.ones_like(attended, dtype=torch.bool)
-    return Seen(read.features.reshape(videos, questions * rows, -1), attended, time_s.flatten(2), every)
+    seen = Seen(read.features.reshape(videos, questions * rows, -1), attended, time_s.flatten(2), every)
+    if inside is None or read.found is None:
+        return seen
+    found, findable = (x.reshape(videos, questions * rows, -1) for x in (read.found, inside.any(-1)))
+    return replace(seen, found=found, findable=findable)
 
 
 def remember(reader: Reader, batch: Batch, watching: Watching) -> Remembered:
@@ -102,16 +125,28 @@ def remember(reader: Reader, batch: Batch, watching: Watching) -> Remembered:
     there = torch.stack([torch.arange(most, device=index.device) < len(own) for own in kept])
     video = torch.arange(len(index), device=index.device)[:, None]
     before = batch.embeddings[video, (index - watching.step).clamp(min=0)]
-    return Remembered(reader.remember(batch.embeddings[video, index], before), index, there)
+    memory = reader.remember(batch.embeddings[video, index], before, batch.time_s[video, index])
+    return Remembered(memory, index, there)
 
 
-def _recalled(reader: Reader, batch: Batch, remembered: Remembered) -> Seen:
+def _recalled(reader: Reader, batch: Batch, remembered: Remembered, *, evidence: bool) -> Seen:
     index = remembered.index
     time_s = batch.time_s[torch.arange(len(index), device=index.device)[:, None], index]
     allowed = remembered.there[:, None] & (index[:, None] < batch.lengths[..., None])  # [V, Q, T']
     age_s = batch.until_s[..., None] - time_s[:, None]
-    read = reader(batch.words, batch.states, batch.looks, batch.there, remembered.memory, allowed, age_s)
-    return Seen(read.features, read.attended, time_s[:, None].expand_as(allowed), allowed)
+    inside = None
+    if evidence:
+        inside = _inside(batch.evidence_s, time_s[:, None].expand_as(allowed)) & allowed[:, :, None]
+    of_text = (batch.words, batch.states, batch.looks, batch.there)
+    read = reader(*of_text, remembered.memory, allowed, age_s, inside)
+    findable = inside.any(-1) if inside is not None else None
+    return Seen(read.features, read.attended, time_s[:, None].expand_as(allowed), allowed, read.found, findable)
+
+
+def _inside(intervals: Tensor, time_s: Tensor) -> Tensor:
+    """Which frames at these times [..., T] are in which interval [..., I, 2], in seconds: [..., I, T] bool."""
+    from_s, to_s = intervals[..., None].unbind(-2)
+    return (time_s[..., None, :] >= from_s) & (time_s[..., None, :] <= to_s)
 
 
 def _kept(embeddings: Tensor, write_below: float | None) -> Tensor:

@@ -43,11 +43,13 @@ class Learn(TrainingParams):
     width: Positive
     heads: Positive
     layers: Positive
+    frame_layers: Count
     k: Positive | None
     write_below: Annotated[float, Field(gt=-1, le=1)] | None
     frames: Positive
     step: Positive
     grid: Literal["ends", "centres", "clipbert"]
+    evidence_loss: Annotated[float, Field(ge=0)]
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "Learn":

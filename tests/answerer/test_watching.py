@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.answerer import reader as reader_module
 from pipeline.answerer.answering import answer, evidence_shares
 from pipeline.answerer.examples import Text, asked, collate, make_examples, word_looks
 from pipeline.answerer.reader import Layer, Reader, ReaderConfig, flops
-from pipeline.answerer.training import AnswerTraining, answer_loss, load_reader, save_reader
+from pipeline.answerer.training import AnswerTraining, answer_loss, load_reader, save_reader, unfound
 from pipeline.answerer.watching import Watching, fused, sampler, watch
 from pipeline.dataset.questions.question import Question
 from pipeline.features.embeddings import VideoEmbeddings
@@ -31,7 +32,7 @@ WAYS = [
 
 
 def config(watching, k=None):
-    return ReaderConfig(6, 5, 16, 2, 2, k, watching.timed, len(ANSWERS))
+    return ReaderConfig(6, 5, 16, 2, 2, 1, k, watching.timed, len(ANSWERS))
 
 
 def reader_of(watching, k=None):
@@ -190,6 +191,50 @@ def test_which_of_two_words_found_what_is_older_is_told_by_a_sign():
     assert found.tolist() == pytest.approx([-np.log1p(4.0), np.log1p(4.0)])
 
 
+def test_frames_look_back_and_never_ahead(examples):
+    watching = WAYS[-2]
+    reader, embeddings = reader_of(watching), torch.randn(1, 9, 6, generator=torch.Generator().manual_seed(0))
+
+    def stored(sign, at):
+        changed = embeddings.clone()
+        changed[0, at] *= sign
+        with torch.no_grad():
+            return reader.remember(changed, changed, torch.arange(9.0)[None]).values[0][0]  # [H, T, d]
+
+    before, after = stored(1, 4), stored(-1, 4)
+    same = torch.isclose(before, after, atol=1e-6).all(-1).all(0).tolist()
+    assert same[:4] == [True] * 4 and not any(same[4:])
+
+
+def test_an_hours_frames_look_back_in_chunks_as_they_would_at_once(monkeypatch):
+    reader, generator = reader_of(WAYS[-2], k=4), torch.Generator().manual_seed(0)
+    embeddings, times = torch.randn(2, 23, 6, generator=generator), torch.arange(23.0).expand(2, -1)
+    with torch.no_grad():
+        at_once = reader.remember(embeddings, embeddings, times)
+        monkeypatch.setattr(reader_module, "CHUNK", 5)
+        in_chunks = reader.remember(embeddings, embeddings, times)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(at_once.values, in_chunks.values, strict=True))
+
+
+@pytest.mark.parametrize("watching", [*WAYS[1:6:2], WAYS[-1]], ids=lambda one: f"{one.way}-{one.fusion}")
+def test_what_attention_misses_of_the_evidence_is_a_loss_that_turns_it_there(watching, examples):
+    reader, batch = reader_of(watching), collate(examples)
+    sample, questions = sampler(watching, 8, "ends"), batch.lengths.shape[1]
+    optimizer = torch.optim.Adam(reader.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(30):
+        seen = watch(reader, batch, watching, sample, evidence=True)
+        assert seen.findable is not None and seen.found is not None
+        assert (seen.found[~seen.findable] == 0).all()
+        losses.append(unfound(seen, questions))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    of_last_frame = watching.way == "frame"  # which is not in the evidence
+    assert seen.findable.any() != of_last_frame
+    assert (losses[-1] < 0.7 * losses[0]) != of_last_frame
+
+
 def test_an_encoder_that_cannot_read_leaves_questions_without_looks(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     write_random_clip(tmp_path / "reads", 8, text=READS)
@@ -201,16 +246,16 @@ def test_an_encoder_that_cannot_read_leaves_questions_without_looks(tmp_path, mo
 
 def test_the_losses_of_two_processes_add_up_to_that_of_one_and_one_without_videos_has_a_gradient(examples, tmp_path):
     def part(some):
-        loss, right, count = module._loss(collate(some), 1, "ends")
-        return float(loss.detach()), float(right), count
+        loss, right, count, lost = module._loss(collate(some), 1, "ends")
+        return float(loss.detach()), float(right), count, float(lost.detach())
 
     watching = WAYS[-1]
     rate = Optimization(1, 2, "adamw", 1e-3, 0.0, 1.0, 1, 1, "32-true", 1, "cpu", 0)
-    more = {"steps": 1, "glimpses": 1, "val_glimpses": 1, "grid": "ends", "params_file": tmp_path}
-    module = AnswerTraining(reader_of(watching), watching, rate, **more)
+    more = {"steps": 1, "glimpses": 1, "val_glimpses": 1, "grid": "ends", "evidence_loss": 0.3}
+    module = AnswerTraining(reader_of(watching), watching, rate, params_file=tmp_path, **more)
     whole, first, second = part(examples), part(examples[:1]), part(examples[1:])
     assert whole == pytest.approx([a + b for a, b in zip(first, second, strict=True)], rel=1e-4)
-    loss, _, count = module._loss(collate([]), 1, "ends")
+    loss, _, count, _ = module._loss(collate([]), 1, "ends")
     loss.backward()
     assert count == 0 and all(p.grad is not None and not p.grad.any() for p in module.parameters())
 
@@ -262,7 +307,7 @@ def test_flops_are_those_that_torch_counts():
     reader = reader_of(watching)
     words, frames = 7, 10
     with torch.no_grad(), FlopCounterMode(display=False) as counted:
-        memory = reader.remember(torch.zeros(1, frames, 6), torch.zeros(1, frames, 6))
+        memory = reader.remember(torch.zeros(1, frames, 6), torch.zeros(1, frames, 6), torch.zeros(1, frames))
         there = torch.ones(1, 1, words, dtype=torch.bool)
         allowed = torch.ones(1, 1, frames, dtype=torch.bool)
         ids = torch.zeros(1, 1, words, dtype=torch.int64)
