@@ -346,7 +346,7 @@ def flops(config: ReaderConfig, words: int, frames: int, stored: float) -> float
     width = config.width
     per_word = 2 * width * width * 10 * config.layers + 2 * config.text_width * width
     attention = (4 * width + 2 * config.heads * config.embedding_width) * words * (words + frames) * config.layers
-    of_frame = 2 * width * (2 * config.embedding_width + width + 2 * width * config.layers)
+    of_frame: float = 2 * width * (2 * config.embedding_width + width + 2 * width * config.layers)
     looked_at = min(frames, (frames + CHUNK) / 2)
     of_frame += config.frame_layers * (16 * width * width + (4 * width + 2 * config.embedding_width) * looked_at)
     return words * per_word + attention + 4 * width * config.answers + stored * of_frame

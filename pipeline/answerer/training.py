@@ -63,14 +63,14 @@ class AnswerTraining(Training):
         # A function of the step, so that a run that was killed goes on as it would have.
         seed = hash((self.optimization.seed, self.current_epoch, step)) % 2**31
         generator = torch.Generator().manual_seed(seed)
-        total, right, count, unfound = self._loss(batch, self.glimpses, generator)
+        total, right, count, missed = self._loss(batch, self.glimpses, generator)
         questions = self._log("train", "the loss", total, right, count)
         # Gradients are averaged over processes; this makes that the mean over all their questions.
-        return (total + self.evidence_loss * unfound) / (questions / self.trainer.world_size)
+        return (total + self.evidence_loss * missed) / (questions / self.trainer.world_size)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        total, right, count, _ = self._loss(batch, self.val_glimpses, self.grid)
-        self._log("val", "the validation loss", total, right, count)
+        *found, _ = self._loss(batch, self.val_glimpses, self.grid)
+        self._log("val", "the validation loss", *found)
 
     def _log(self, split: str, name: str, total: Tensor, right: Tensor, count: int) -> int:
         """Means over the questions of all processes; returns how many these are."""

@@ -97,7 +97,7 @@ def watch(
     before = torch.cat([embeddings[..., :1, :], embeddings[..., :-1, :]], dim=-2)
     rows = n if watching.alone else 1
     own = videos * questions * rows, n * frames // rows  # as many rows see so many frames each, which are their own
-    memory = reader.remember(*(x.reshape(*own, -1) for x in (embeddings, before)), time_s.reshape(own))
+    memory = reader.remember(embeddings.reshape(*own, -1), before.reshape(*own, -1), time_s.reshape(own))
     of_text = (batch.words, batch.states, batch.looks, batch.there)
     asked = [x.flatten(0, 1).repeat_interleave(rows, dim=0)[:, None] for x in of_text]
     allowed = torch.ones(own[0], 1, own[1], dtype=torch.bool, device=index.device)
