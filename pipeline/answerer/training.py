@@ -69,8 +69,7 @@ class AnswerTraining(Training):
         return (total + self.evidence_loss * missed) / (questions / self.trainer.world_size)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        total, right, count, _ = self._loss(batch, self.val_glimpses, self.grid)
-        self._log("val", "the validation loss", total, right, count)
+        self._log("val", "the validation loss", *self._loss(batch, self.val_glimpses, self.grid)[:3])
 
     def _log(self, split: str, name: str, total: Tensor, right: Tensor, count: int) -> int:
         """Means over the questions of all processes; returns how many these are."""
