@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from pipeline.language.beam import search
-from studies.gap.coca_model import CachedDecoder, Coca, Words, config_of, fetch_coca, load_coca, random_coca, save_coca
+from studies.gap.coca_model import (
+    PADDING,
+    CachedDecoder,
+    Coca,
+    Words,
+    config_of,
+    fetch_coca,
+    load_coca,
+    random_coca,
+    save_coca,
+)
 
 CAPTIONS = ["a red star rests at the top", "there is a small blue ring", "nothing is on the stage"]
 SMALL = {
@@ -42,7 +52,9 @@ class Uncached:
         if tokens is not None:
             self.so_far = torch.cat([self.so_far, tokens[:, None]], dim=1)
         _, read = self.coca.model._encode_text(self.so_far)
-        return self.coca.model.text_decoder(self.images[self.rows], read)[:, -1]
+        logits = self.coca.model.text_decoder(self.images[self.rows], read)[:, -1]
+        logits[:, PADDING] = -torch.inf
+        return logits
 
     def reorder(self, rows):
         self.rows, self.so_far = self.rows[rows], self.so_far[rows]
@@ -54,6 +66,7 @@ def test_logits_word_by_word_are_those_of_the_whole_text(coca):
     with torch.inference_mode():
         _, read = coca.model._encode_text(tokens)
         expected = coca.model.text_decoder(images, read)
+        expected[..., PADDING] = -torch.inf
         decoder = CachedDecoder(coca, images, 6)
         found = [decoder.advance(None), *(decoder.advance(tokens[:, at]) for at in range(1, 6))]
     torch.testing.assert_close(torch.stack(found, dim=1), expected, rtol=1e-4, atol=1e-4)

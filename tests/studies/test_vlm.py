@@ -28,9 +28,13 @@ from pipeline.dataset.questions.question import to_table as questions_table
 from pipeline.dataset.segments import Segment, to_table
 from pipeline.features import frames, shards
 from pipeline.scoring.answer_files import read_answers
+from pipeline.scoring.captioners import read_costs
+from stages import embed
 from studies.vlm import consult, evaluate
 from studies.vlm.settings import FILE, JOURNAL, METRICS, OUT, QUESTIONS, load_study
 from tests.conftest import Page
+from tests.random_clip import READS, write_random_clip
+from tests.tiny import write_params
 
 ROOT = Path.cwd()
 VIDEOS = {"a": "train", "b": "test", "c": "test", "d": "test"}
@@ -626,6 +630,39 @@ def test_questions_are_answered_from_what_they_may_see_and_what_names_no_option_
     # As `python -m pipeline.score --answers` reads them.
     given = read_answers(OUT / "answers/answers.parquet", QUESTIONS_ASKED)
     assert given == {"q1": "Red", "q2": "(B)", "q3": None, "q5": None}
+
+
+def test_captions_are_scored_by_the_real_scorers_and_what_is_none_is_counted_and_scored_nowhere(project, site):
+    said = [reply("a red star rests"), reply(""), reply("a red star", "length"), reply("a blue ring"), error(400, "no")]
+    site.pages[PATH] = said
+    configure(site, {"prices": {"input": 2.0, "output": 8.0}}, workers=1)
+    consult.main("captions")
+    usable = {id: row["text"] for id, row in calls().items() if row["text"]}
+    assert sorted(usable.values()) == ["a blue ring", "a red star rests"]
+    write_params(Path("params.yaml"), Path("params.yaml"), {"frames.shards": 1, "device": "cpu"})
+    write_random_clip(Path("models/encoder"), 8, text=READS)
+    embed.main("videos")
+    command = [sys.executable, "-m", "studies.vlm.evaluate", "captions"]  # of the stage score-captions
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "2 of 6 segments of split test scored" in done.stdout
+    scored = json.loads((METRICS / "captions/captions.json").read_text())
+    assert (scored["segments"], scored["segments.asked"]) == (2, 6)
+    assert 0 < scored["METEOR"] < 100 and "CLIPScore" in scored
+    each = pq.read_table(METRICS / "captions/segments.parquet").to_pylist()
+    assert {row["segment_id"]: row["caption"] for row in each} == usable
+    assert {row["caption"]: row["BLEU-4"] > 99 for row in each} == {"a red star rests": True, "a blue ring": False}
+    coverage = json.loads((METRICS / "captions/coverage.json").read_text())
+    assert sorted([*coverage["missing"], *usable]) == sorted(calls())
+    counted = json.loads((METRICS / "captions/calls.json").read_text())
+    assert (counted["asked"], counted["answered"]) == (6, 2)
+    assert counted["unusable"] == {
+        "status 400: no": 2,
+        "the reply is empty": 1,
+        "the reply was cut off at max_tokens": 1,
+    }
+    cost = read_costs(METRICS / "captions/cost.json")
+    assert set(cost) >= {"seconds", "tokens_in", "tokens_out", "cost", "currency"}
 
 
 def test_what_has_no_usable_reply_at_all_is_not_scored(project, site):
