@@ -117,6 +117,18 @@ def test_farthest_points_are_those_of_a_slow_search():
     assert keep("diverse", [str(i) for i in range(30)], rows, 6) == sorted(chosen)
 
 
+def test_clusters_are_those_of_scipys_average_linkage_by_cosine():
+    hierarchy = pytest.importorskip("scipy.cluster.hierarchy")
+    rows = np.random.default_rng(2).normal(size=(25, 4))
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    labels = hierarchy.fcluster(hierarchy.linkage(rows, "average", metric="cosine"), 6, "maxclust")
+    nearest = []
+    for label in set(labels):
+        own = np.flatnonzero(labels == label)
+        nearest.append(int(own[(unit[own] @ unit[own].sum(0)).argmax()]))
+    assert keep("clusters", [str(i) for i in range(25)], rows, 6) == sorted(nearest)
+
+
 def test_a_small_t5_learns_what_to_write_and_says_why_it_has_no_sentence():
     pairs = [([f"a {colour} star", "an empty stage"], [f"{colour} is seen"]) for colour in ("red", "blue", "green")]
     options = {"width": 32, "layers": 1, "heads": 2, "vocabulary": 300, "steps": 60, "batch": 8}
@@ -157,6 +169,22 @@ def test_a_language_model_of_a_folder_is_prompted_and_one_that_runs_on_or_has_no
     short, too_long, last = between([["a red star"], ["a red star"] * 30, ["at the top"]])
     assert "longer than the 64 tokens" in too_long.error  # and the others of its batch are as they are alone
     assert [short, last] == [between([["a red star"]])[0], between([["at the top"]])[0]]
+
+
+@pytest.mark.parametrize(("ends", "error"), [(True, "the model answered nothing"), (False, "cut after 5 tokens")])
+def test_a_language_model_that_answers_nothing_or_never_ends_is_a_reason(ends, error, tmp_path):
+    causal(tmp_path / "model")
+    (tmp_path / "prompt.txt").write_text("{captions}")
+    options = {"beams": 2, "max_new_tokens": 5, "device": torch.device("cpu")}
+    model = load_language_model(str(tmp_path / "model"), tmp_path / "prompt.txt", **options)
+    always = model.tokenizer.eos_token_id if ends else model.tokenizer("red")["input_ids"][0]
+    with torch.no_grad():
+        for weights in model.model.parameters():
+            weights.zero_()
+        model.model.transformer.ln_f.bias.fill_(1)
+        model.model.transformer.wte.weight[always] = 1  # what it says next, whatever it reads
+    [found] = model([["a star"]])
+    assert found.error == error and bool(found.text) != ends
 
 
 def test_a_prompt_without_a_place_for_captions_and_a_model_that_is_not_there_are_refused(tmp_path):
