@@ -63,7 +63,7 @@ def ask(options: argparse.Namespace) -> "list[Answered]":
         check_question(question)
     say("loading the answerer")
     answerer = VideoAnswerer.load(options.answerer)
-    say(f"it chooses from {len(answerer.answers)} answers: {printable(', '.join(answerer.answers))}")
+    say(printable(answerer.chooses))
     with (
         Bars(options.video) as watch,
         local_file(options.video, answerer.params.predict.model_dump(), watch) as file,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.answerer.reader import Reader, ReaderConfig
+from pipeline.answerer.reader import OpenConfig, Reader, ReaderConfig
 from pipeline.answerer.training import save_reader
 from pipeline.answerer.watching import Watching
 from pipeline.baselines import BaselineConfig
@@ -42,11 +42,13 @@ def write_models(memory: bool = True, keyframes: int = 2, baseline: str = "mean"
     save_captioner(Path("models/finetuned"), captioner, None)
 
 
-def write_answerer(folder: Path = Path("studies/questions/models/memory"), way: str = "memory") -> None:
+def write_answerer(
+    folder: Path = Path("studies/questions/models/memory"), way: str = "memory", open: OpenConfig | None = None
+) -> None:
     """A tiny reader with random weights, as the study of questions saves it, for the models of `write_models`."""
     watching = Watching(way, "joint" if way == "sparse" else "mean", frames=2, step=1)
     torch.manual_seed(1)
     width = 2 * make_decoder().config.n_embd
-    reader = Reader(ReaderConfig(8, width, 16, 2, 1, 1, None, watching.timed, answers=7))
+    reader = Reader(ReaderConfig(8, width, 16, 2, 1, 1, None, watching.timed, answers=7, open=open))
     answers = ["yes", "no", "red", "green", "blue", "1", "2"]
     save_reader(folder / "seed-0", reader, watching, answers)

@@ -1,21 +1,27 @@
 """Questions about one's own video: by the command, and from Python."""
 
 import json
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline import ask
 from pipeline.answerer.answering import answer
 from pipeline.answerer.examples import make_examples, read_texts
+from pipeline.answerer.reader import OpenConfig
+from pipeline.answerer.seeing import TrainedEncoder
 from pipeline.dataset.questions.question import Question
 from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.language.decoder import load_decoder
 from pipeline.serving.video_answerer import VideoAnswerer
 from tests.conftest import run_ffmpeg
 from tests.own_models import PARAMS, write_answerer, write_models
+from tests.tiny_bert import write_bert
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +101,40 @@ def test_the_command_prints_answers_and_moments(here, shots, run):
     [one] = json.loads(out)
     assert one["answer"] == one["first"][0]["answer"] == lines[1].split(" %  ")[1]
     assert one["moments"][0].keys() == {"start_s", "end_s", "frame", "share"}
+
+
+def test_an_encoder_that_was_trained_with_an_answerer_is_its_own(here, shots):
+    shared = VideoAnswerer.load()
+    write_answerer(Path("own"))
+    with torch.no_grad():
+        for weight in (changed := deepcopy(shared.encoder.visual)).parameters():
+            weight.add_(0.1)
+    TrainedEncoder(replace(shared.encoder, visual=changed), None).save(
+        Path("own/seed-0/encoder"), Path("models/encoder")
+    )
+    own = VideoAnswerer.load(Path("own"), shared.encoder)
+    assert not np.allclose(own.look(shots).embeddings, shared.look(shots).embeddings, atol=1e-2)
+    assert np.allclose(own.text_tower(["red"]), shared.text_tower(["red"]))
+
+
+def test_the_language_model_that_read_in_training_reads_what_is_asked(here, shots):
+    write_answerer(Path("own"))
+    write_bert(Path("own/seed-0/language_model"))  # of 16 numbers a word, too
+    own, other = VideoAnswerer.load(Path("own")), VideoAnswerer.load()
+    seen = own.look(shots)
+    assert own.language_model.config.model_type == "bert" and other.language_model.config.model_type == "gpt2"
+    first, second = (one.ask(seen, ["what is red"])[0] for one in (own, other))
+    assert dict(first.first) != pytest.approx(dict(second.first), abs=1e-6)
+
+
+def test_an_open_answerer_says_its_answers_in_words_of_its_own(here, shots, run):
+    write_answerer(Path("said"), open=OpenConfig(prefix=2, decoder_width=16, max_tokens=4))
+    code, out, err = run(shots, "what is it?", "--answerer", "said", "--json")
+    assert code == 0 and "ask: it says answers of up to 4 tokens in words of its own" in err
+    [one] = json.loads(out)
+    said = {answer["answer"] for answer in one["first"]}
+    assert said - {"yes", "no", "red", "green", "blue", "1", "2"} and len(said) == len(one["first"]) > 1
+    assert one["answer"] == one["first"][0]["answer"] and one["moments"]
 
 
 def test_an_answerer_of_glimpses_takes_any_number_of_them(here, shots, run):

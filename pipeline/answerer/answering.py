@@ -11,13 +11,16 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from pipeline.answerer.examples import Batch, Example, Target, collate, plan_batches
+from pipeline.answerer.examples import Batch, Example, Target, collate, placed, plan_batches
 from pipeline.answerer.glimpses import Grid
 from pipeline.answerer.reader import Reader, flops
+from pipeline.answerer.saying import Answers, Speaker
+from pipeline.answerer.seeing import TrainedEncoder
 from pipeline.answerer.watching import Seen, Watching, fused, remember, sampler, watch
 
-FIRST = 5  # answers that are kept of each question
+FIRST = 5  # answers that are kept of each question; and beams, where they are said
 MOMENTS = 32  # frames that are kept of each question, those with the most attention
 
 SCHEMA = pa.schema(
@@ -82,6 +85,8 @@ def answer(
     grid: Grid,
     batch_size: int,
     encoder_gflop: float,
+    speaker: Speaker | None = None,
+    encoder: TrainedEncoder | None = None,
 ) -> Iterator[Answer]:
     """Every question, with each number of glimpses: a video's frames are read once for all of them.
 
@@ -89,6 +94,8 @@ def answer(
         answers: the closed list, by label.
         encoder_gflop: of one frame. A memory encodes every frame once, for all questions about the video; glimpses are
             encoded for each question, as they are others for each.
+        speaker: says the answers to questions without options, where the reader has an open head.
+        encoder: that was trained with the reader; its seconds count then.
     """
     reader.eval()
     for numbers in plan_batches(examples, batch_size, None):
@@ -98,38 +105,54 @@ def answer(
             began = time.perf_counter()
             remembered = remember(reader, batch, watching) if watching.way == "memory" else None
             once_seconds = (time.perf_counter() - began) if remembered else 0.0
-            seen = watch(reader, batch, watching, sampler(watching, n, grid), remembered)
+            seen = watch(reader, batch, watching, sampler(watching, n, grid), remembered, encoder)
             questions = batch.lengths.shape[1]
-            of_list = fused(reader.list_head(seen.features), questions, watching).log_softmax(-1)
+            said = say(reader, speaker, seen.features, batch) if speaker else {}
+            of_list = None if speaker else fused(reader.list_head(seen.features), questions, watching).log_softmax(-1)
             of_option = fused(reader.option_head(seen.features), questions, watching)[..., 0]
             counted = fused(reader.count_head(seen.features), questions, watching)[..., 0]
             asked = sum(len(one.targets) for one in some)
             seconds, once_seconds = (time.perf_counter() - began) / asked, once_seconds / asked
             for v, example in enumerate(some):
-                q = 0
-                for target in example.targets:
+                for q, target in placed(example.targets):
                     options = target.question.options
-                    if options is None:
-                        named, scores = answers, of_list[v, q]
+                    if options is not None:
+                        best = likeliest(options, of_option[v, q : q + len(options)].log_softmax(-1))
+                    elif of_list is not None:
+                        best = likeliest(answers, of_list[v, q])
                     else:
-                        named, scores = options, of_option[v, q : q + len(options)].log_softmax(-1)
-                    best = scores.topk(min(FIRST, len(named)))
+                        best = said[v, q]
                     number = float(counted[v, q]) if target.question.task == "count" else None
-                    first = tuple(named[label] for label in best.indices.tolist())
-                    cost = _cost(reader, batch, seen, v, q, watching, n, encoder_gflop, len(example.targets))
-                    yield _row(
-                        target,
-                        seen,
-                        v,
-                        q,
-                        n,
-                        first,
-                        tuple(best.values.tolist()),
-                        number,
-                        (seconds, once_seconds),
-                        cost,
-                    )
-                    q += len(target.texts)
+                    first, log_probs = zip(*best, strict=True)
+                    cost, once = _cost(reader, batch, seen, v, q, watching, n, encoder_gflop, len(example.targets))
+                    if speaker and options is None:
+                        cost += speaker.gflop(target.question.question, first[0], rows=_rows(watching, n), beams=FIRST)
+                    yield _row(target, seen, v, q, n, first, log_probs, number, (seconds, once_seconds), (cost, once))
+
+
+def likeliest(named: Sequence[str], log_probs: Tensor) -> Answers:
+    best = log_probs.topk(min(FIRST, len(named)))
+    return [(named[label], value) for label, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+
+def say(reader: Reader, speaker: Speaker, features: Tensor, batch: Batch) -> dict[tuple[int, int], Answers]:
+    """The likeliest answers to each question without options, by its place [v, q]."""
+    asked = {
+        (v, q): target.question.question
+        for v, targets in enumerate(batch.targets)
+        for q, target in placed(targets)
+        if target.question.options is None
+    }
+    if not asked:
+        return {}
+    at_v, at_q = zip(*asked, strict=True)
+    prefixes = reader.prefixes(features).unflatten(1, (batch.lengths.shape[1], -1))[list(at_v), list(at_q)]
+    return dict(zip(asked, speaker.answers(prefixes, list(asked.values()), beams=FIRST), strict=True))
+
+
+def _rows(watching: Watching, n: int) -> int:
+    """That answer one question."""
+    return n if watching.alone else 1
 
 
 def _row(

@@ -7,7 +7,7 @@ import random
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,10 @@ class Batch:
     lengths: Tensor  # [V, Q] int64, frames that may be seen; 0: no question
     evidence_s: Tensor  # [V, Q, I, 2], from and to of `to_find`; what is padded begins after it ends
     targets: tuple[tuple[Target, ...], ...]
+    videos: tuple[tuple[str, int], ...]  # of each its id, and the number in it of its first frame here
 
     def to(self, device: torch.device) -> "Batch":
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "targets"}
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.type is Tensor}
         return replace(self, **moved)
 
 
@@ -89,7 +90,7 @@ def read_texts(
     embeddings and of their last states.
 
     A causal one reads from left to right, so a batch is padded on the right and pads change nothing; a masked one is
-    told where they are.
+    told where they are, and gets the marks of a text's begin and end that it knows ([CLS] and [SEP]).
 
     Args:
         look: as `word_looks`'; None: a word looks like its states, as words that it is compared with do.
@@ -98,27 +99,34 @@ def read_texts(
     vocabulary = sorted({word for text in different for word in words_of(text)[:MAX_WORDS]})
     looks = dict(zip(vocabulary, torch.from_numpy(look(vocabulary)), strict=True)) if look and vocabulary else {}
     found = {}
-    most = getattr(model.config, "max_position_embeddings", None) or MAX_TOKENS
+    begin, end = ([id] if id is not None else [] for id in (tokenizer.cls_token_id, tokenizer.sep_token_id))
+    most = min(getattr(model.config, "max_position_embeddings", None) or MAX_TOKENS, MAX_TOKENS) - len(begin + end)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
     for start in range(0, len(different), batch_size):
         some = different[start : start + batch_size]
         words = [words_of(text)[:MAX_WORDS] for text in some]
         pieces = [tokenizer([f" {word}" for word in of], add_special_tokens=False)["input_ids"] for of in words]
-        pieces = [_within(own, most) for own in pieces]
-        ids = [[id for piece in of for id in piece] for of in pieces]
+        # A masked model's tokenizer drops some characters: a word of these alone is one that it does not know.
+        pieces = [_within([piece or [tokenizer.unk_token_id] for piece in own], most) for own in pieces]
+        ids = [[*begin, *(id for piece in of for id in piece), *end] for of in pieces]
         longest = max(map(len, ids))
         rows = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in ids])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
         out = model(input_ids=rows, attention_mask=mask, output_hidden_states=True)
         both = torch.cat([model.get_input_embeddings()(rows), out.hidden_states[-1]], dim=-1).float()
         for text, of, own, states in zip(some, words, pieces, both, strict=True):
-            ends = np.cumsum([len(piece) for piece in own]).tolist()
+            ends = (len(begin) + np.cumsum([len(piece) for piece in own])).tolist()
             means = torch.stack([states[end - len(piece) : end].mean(0) for piece, end in zip(own, ends, strict=True)])
             read = of[: len(own)]
             buckets = torch.tensor([zlib.crc32(word.encode()) % BUCKETS for word in read])
             seen = torch.stack([looks[word] for word in read]) if look else F.normalize(means, dim=-1)
             found[text] = Text(buckets, means, seen)
     return found
+
+
+def text_width(model: Any) -> int:
+    """S, of what `read_texts` makes with a language model."""
+    return int(model.get_input_embeddings().weight.shape[1] + model.config.hidden_size)
 
 
 def word_looks(encoder: Path, device: str) -> Look:
@@ -221,7 +229,7 @@ def collate(examples: list[Example]) -> Batch:
     """A batch of the examples, whose frames are read now; an empty batch for no examples."""
     if not examples:
         none = torch.zeros(0)
-        return Batch(none, none, none, none, none, none, none, none, none, ())
+        return Batch(none, none, none, none, none, none, none, none, none, (), ())
     embeddings, times = zip(*(example.read() for example in examples), strict=True)
     rows = [[(target, text) for target in e.targets for text in target.texts] for e in examples]
     videos, frames = len(examples), max(map(len, embeddings))
@@ -239,6 +247,7 @@ def collate(examples: list[Example]) -> Batch:
         torch.zeros(videos, most, dtype=torch.int64),
         torch.tensor([1.0, 0.0]).repeat(videos, most, intervals, 1),
         tuple(e.targets for e in examples),
+        tuple((e.video_id, e.first) for e in examples),
     )
     for v, (own, time_s) in enumerate(zip(embeddings, times, strict=True)):
         batch.embeddings[v, : len(own)] = torch.from_numpy(own)
@@ -254,6 +263,14 @@ def collate(examples: list[Example]) -> Batch:
                 batch.evidence_s[v, q, number] = torch.tensor(interval)
         batch.there[v, len(rows[v]) :, 0] = True  # a row of nothing would divide by nothing
     return batch
+
+
+def placed(targets: Iterable[Target]) -> Iterator[tuple[int, Target]]:
+    """With the place q of a target's first text among those of its video."""
+    q = 0
+    for target in targets:
+        yield q, target
+        q += len(target.texts)
 
 
 def plan_batches(examples: Sequence[Example], batch_size: int, seed: Sequence[int] | None) -> list[list[int]]:

@@ -34,6 +34,15 @@ CHUNK = 256  # frames that look back at once: an hour has thousands
 
 
 @dataclass(frozen=True)
+class OpenConfig:
+    """Of answers that a language model says (pipeline/answerer/saying.py)."""
+
+    prefix: int  # P, vectors that tell it what was found
+    decoder_width: int  # of each of them
+    max_tokens: int  # of an answer, its end token included
+
+
+@dataclass(frozen=True)
 class ReaderConfig:
     embedding_width: int  # E
     text_width: int  # S, of the language model's states
@@ -44,6 +53,7 @@ class ReaderConfig:
     k: int | None  # keys that a head attends to, per word or frame; None: all
     timed: bool  # whether it is known how long ago a frame was
     answers: int  # K
+    open: OpenConfig | None = None  # None: an answer is chosen from the list
 
 
 @dataclass(frozen=True)
@@ -278,9 +288,17 @@ class Reader(nn.Module):
         self.looking_back = nn.ModuleList(LookingBack(config) for _ in range(config.frame_layers))
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(2 * config.width)
-        self.list_head = nn.Linear(2 * config.width, config.answers)
+        if config.open:
+            self.open_head = nn.Linear(2 * config.width, config.open.prefix * config.open.decoder_width)
+        else:
+            self.list_head = nn.Linear(2 * config.width, config.answers)
         self.option_head = nn.Linear(2 * config.width, 1)
         self.count_head = nn.Linear(2 * config.width, 1)
+
+    def prefixes(self, features: Tensor) -> Tensor:
+        """What a language model is told before it says the answer: [V, R, 2D] -> [V, R, P, its width]."""
+        assert self.config.open
+        return self.open_head(features).unflatten(-1, (self.config.open.prefix, -1))
 
     def remember(self, embeddings: Tensor, before: Tensor, time_s: Tensor) -> Memory:
         """Keys and values of frames in the order of time.

@@ -12,25 +12,33 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.answerer.examples import Batch, Example, collate, plan_batches
+from pipeline.answerer.examples import Batch, Example, collate, placed, plan_batches
 from pipeline.answerer.glimpses import Grid
-from pipeline.answerer.reader import Reader, ReaderConfig
+from pipeline.answerer.reader import OpenConfig, Reader, ReaderConfig
+from pipeline.answerer.saying import Speaker
+from pipeline.answerer.seeing import TrainedEncoder
 from pipeline.answerer.watching import Seen, Watching, fused, sampler, watch
 from pipeline.files.aside import write_text
 from pipeline.training import loop
 from pipeline.training.batches import ExampleData
 from pipeline.training.loop import Optimization, Outcome
 from pipeline.training.module import Training
+from pipeline.training.optimizers import CombinedOptimizer, make_optimizer, with_schedule
 
 CONFIG_FILE, WEIGHTS_FILE, ANSWERS_FILE = "config.json", "reader.safetensors", "ans2label.json"
+LANGUAGE_MODEL = "language_model"  # folder beside them, of the one that reads questions where it is not the decoder
+SPEAKER = "speaker"  # and of the one that says answers, where it has learned
 COUNT_WEIGHT = 0.1  # of the squared error of a count, beside the cross-entropy of its classes
 LEAST_PAID = 1e-4  # attention whose logarithm is taken
 
 
 class AnswerTraining(Training):
-    """Cross-entropy over the closed list, or over a question's options; binary where labels are soft (VQA)."""
+    """Cross-entropy over the closed list, or over a question's options; binary where labels are soft (VQA).
+
+    With a speaker, in the place of the list: the cross-entropy of the tokens of a right answer, of several the mean.
+    """
 
     def __init__(
         self,
@@ -44,15 +52,20 @@ class AnswerTraining(Training):
         grid: Grid,
         evidence_loss: float,
         params_file: Path,
+        speaker: Speaker | None = None,
+        encoder: TrainedEncoder | None = None,
+        encoder_rate: float = 1.0,
     ) -> None:
         """
         Args:
             steps, params_file: as Training's.
             glimpses: drawn at random in a training step; val_glimpses: evenly spaced in validation.
             evidence_loss: weight of `unfound` beside the answers' loss.
+            encoder: learns too, at `encoder_rate` times the learning rate.
         """
         super().__init__(optimization, steps=steps, params_file=params_file)
-        self.reader, self.watching = reader, watching
+        self.reader, self.watching, self.speaker = reader, watching, speaker
+        self.encoder, self.encoder_rate = encoder, encoder_rate
         self.glimpses, self.val_glimpses, self.grid = glimpses, val_glimpses, grid
         self.evidence_loss = evidence_loss
 
@@ -92,29 +105,70 @@ class AnswerTraining(Training):
         if not batch.targets:
             # No videos here, but the other processes wait for a gradient of every parameter.
             nothing = torch.zeros((), device=self.device)
-            return sum((p.sum() for p in self.parameters()), nothing) * 0.0, nothing, 0, nothing
+            return sum((p.sum() for p in self.parameters() if p.requires_grad), nothing) * 0.0, nothing, 0, nothing
         questions = batch.lengths.shape[1]
         wanted = self.training and self.evidence_loss > 0
-        seen = watch(self.reader, batch, self.watching, sampler(self.watching, glimpses, grid), evidence=wanted)
-        of_list = fused(self.reader.list_head(seen.features), questions, self.watching)  # [V, Q, K]
+        sample = sampler(self.watching, glimpses, grid)
+        seen = watch(self.reader, batch, self.watching, sample, encoder=self.encoder, evidence=wanted)
+        said = said_by(self.reader, self.speaker, seen.features, batch) if self.speaker else {}
+        of_list = None if self.speaker else fused(self.reader.list_head(seen.features), questions, self.watching)
         of_option = fused(self.reader.option_head(seen.features), questions, self.watching)[..., 0]  # [V, Q]
         numbers = fused(self.reader.count_head(seen.features), questions, self.watching)[..., 0]
-        losses, right = [], of_list.new_zeros(())
+        losses, right = [], of_option.new_zeros(())
         for v, targets in enumerate(batch.targets):
-            q = 0
-            for target in targets:
-                options = len(target.texts)
-                many = target.question.options is not None
-                scores = of_option[v, q : q + options] if many else of_list[v, q]
-                losses.append(answer_loss(scores, target.scores.to(scores.device)))
+            for q, target in placed(targets):
+                if target.question.options is None and self.speaker:
+                    loss, worth = said.get((v, q), (of_option[v, q] * 0.0, 0.0))
+                else:
+                    ranked = of_option[v, q : q + len(target.texts)]
+                    scores = ranked if of_list is None or target.question.options is not None else of_list[v, q]
+                    loss = answer_loss(scores, target.scores.to(scores.device))
+                    worth = float(target.scores[int(scores.argmax())])
                 if target.question.task == "count":
-                    losses[-1] = losses[-1] + COUNT_WEIGHT * (numbers[v, q] - target.number) ** 2
-                right += float(target.scores[int(scores.argmax())])
-                q += options
+                    loss = loss + COUNT_WEIGHT * (numbers[v, q] - target.number) ** 2
+                losses.append(loss)
+                right += worth
         return torch.stack(losses).sum(), right, len(losses), unfound(seen, questions)
 
     def configure_optimizers(self) -> Any:
-        return self.scheduled(self.reader)
+        learning: nn.Module = self.reader
+        if self.speaker and self.speaker.learns:
+            learning = nn.ModuleList([self.reader, self.speaker.decoder])
+        if self.encoder is None:
+            return self.scheduled(learning)
+        own = self.optimization
+        reader = make_optimizer(own.optimizer, learning, learning_rate=own.learning_rate, weight_decay=own.weight_decay)
+        # AdamW whatever the reader's: a pretrained tower takes small steps well.
+        slow = torch.optim.AdamW(
+            self.encoder.parameters(), lr=self.encoder_rate * own.learning_rate, weight_decay=own.weight_decay
+        )
+        return with_schedule(CombinedOptimizer([reader, slow]), own.warmup_steps, self.steps)
+
+
+def said_by(
+    reader: Reader, speaker: Speaker, features: Tensor, batch: Batch
+) -> dict[tuple[int, int], tuple[Tensor, float]]:
+    """By the place [v, q] of each open question with answers: its loss, and what the answer that it says is worth."""
+    rows = [
+        (v, q, target.question.question, answer, score)
+        for v, targets in enumerate(batch.targets)
+        for q, target in placed(targets)
+        if target.question.options is None
+        for answer, score in zip(target.question.answers, target.question.scores, strict=True)
+        if score > 0
+    ]
+    if not rows:
+        return {}
+    at_v, at_q, questions, answers, scores = zip(*rows, strict=True)
+    prefixes = reader.prefixes(features).unflatten(1, (batch.lengths.shape[1], -1))[list(at_v), list(at_q)]
+    log_probs, greedy = speaker.said(prefixes, questions, answers)
+    found: dict[tuple[int, int], tuple[Tensor, float]] = {}
+    for v, q in dict.fromkeys(zip(at_v, at_q, strict=True)):
+        own = [number for number, row in enumerate(rows) if row[:2] == (v, q)]
+        weights = log_probs.new_tensor([scores[number] for number in own])
+        worth = max(scores[number] * float(greedy[number]) for number in own)
+        found[v, q] = -(weights * log_probs[own]).sum() / weights.sum(), worth
+    return found
 
 
 def unfound(seen: Seen, questions: int) -> Tensor:
@@ -151,8 +205,11 @@ def train_reader(
     name: str,
     work: Path,
     params_file: Path,
+    speaker: Speaker | None = None,
+    encoder: TrainedEncoder | None = None,
+    encoder_rate: float = 1.0,
 ) -> Outcome:
-    """Leaves the weights of the epoch with the best validation loss in `reader`.
+    """Leaves the weights of the epoch with the best validation loss in `reader`, and in what learns with it.
 
     Args:
         name, work: as `loop.train`'s.
@@ -175,6 +232,9 @@ def train_reader(
         grid=grid,
         evidence_loss=evidence_loss,
         params_file=params_file,
+        speaker=speaker,
+        encoder=encoder,
+        encoder_rate=encoder_rate,
     )
     return loop.train(module, data, optimization, name=name, work=work)
 
@@ -193,7 +253,8 @@ def load_reader(folder: Path) -> tuple[Reader, Watching, list[str]]:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
         answers = json.loads((folder / ANSWERS_FILE).read_text())
-        reader = Reader(ReaderConfig(**config["reader"]))
+        of_open = config["reader"].pop("open", None)  # earlier revisions wrote none
+        reader = Reader(ReaderConfig(**config["reader"], open=of_open and OpenConfig(**of_open)))
         reader.load_state_dict(load_file(folder / WEIGHTS_FILE))
         return reader.eval(), Watching(**config["watching"]), sorted(answers, key=lambda answer: answers[answer])
     except (OSError, KeyError, TypeError, RuntimeError, ValueError) as error:

@@ -18,6 +18,7 @@ from pipeline.captioner.memory import novel
 
 Way = Literal["blind", "frame", "sparse", "memory"]
 Fusion = Literal["mean", "max", "lse", "joint"]
+Embedder = Callable[[Batch, Tensor], Tensor]  # frames [V, Q, n, f] of a batch -> embeddings [V, Q, n, f, E]
 Sampled = Callable[[int], Tensor]  # glimpses [n, f] of a length in frames
 
 
@@ -74,12 +75,14 @@ def watch(
     watching: Watching,
     sample: Sampled,
     remembered: Remembered | None = None,
+    encoder: Embedder | None = None,
     *,
     evidence: bool = False,
 ) -> Seen:
     """
     Args:
         remembered: what `remember` has made of these videos already, if it has.
+        encoder: makes the embeddings of glimpses, in the place of the stored ones.
         evidence: also tell what was found of it, which training asks for.
     """
     videos, questions = batch.lengths.shape
@@ -92,7 +95,8 @@ def watch(
     index = _sampled(batch, watching, sample)  # [V, Q, n, f]
     n, frames = index.shape[2:]
     video = torch.arange(videos, device=index.device)[:, None, None, None]
-    embeddings, time_s = batch.embeddings[video, index], batch.time_s[video, index]  # [V, Q, n, f, E], [V, Q, n, f]
+    embeddings = encoder(batch, index) if encoder else batch.embeddings[video, index]  # [V, Q, n, f, E]
+    time_s = batch.time_s[video, index]  # [V, Q, n, f]
     # A glimpse's first frame has none before it, its others have.
     before = torch.cat([embeddings[..., :1, :], embeddings[..., :-1, :]], dim=-2)
     rows = n if watching.alone else 1

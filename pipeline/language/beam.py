@@ -8,9 +8,11 @@ it copies all keys and values into new memory twice per token, once to grow and 
 from the start, only rows that changed place are copied, and finished segments leave the batch.
 """
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -70,9 +72,23 @@ def beam_search(
     return search(decoder, end=end, beams=beams, max_tokens=max_tokens, length_penalty=length_penalty)
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Found:
+    tokens: list[int]  # without the end token
+    value: float  # log-probability / length ** length_penalty, both with the end token
+
+
 def search(decoder: WordByWord, *, end: int, beams: int, max_tokens: int, length_penalty: float) -> list[list[int]]:
-    """The best caption of each segment by transformers' rule of beam search.
+    """The token ids of each segment's best caption; arguments as for `search_best`."""
+    found = search_best(decoder, end=end, beams=beams, max_tokens=max_tokens, length_penalty=length_penalty)
+    return [own[0].tokens for own in found]
+
+
+@torch.inference_mode()
+def search_best(
+    decoder: WordByWord, *, end: int, beams: int, max_tokens: int, length_penalty: float
+) -> list[list[Found]]:
+    """The N best captions of each segment, the best first, by transformers' rule of beam search.
 
     The rule is that of `model.generate(num_beams=beams, do_sample=False, early_stopping=False)`: at every step the 2N
     likeliest continuations of a segment's N beams are candidates. Those among the N likeliest that end are captions,
@@ -86,7 +102,7 @@ def search(decoder: WordByWord, *, end: int, beams: int, max_tokens: int, length
         length_penalty: above 0 favours long captions, below 0 short ones.
 
     Returns:
-        Token ids of S captions, without the end token.
+        Of S segments up to N captions: fewer where there are not as many, at least one.
     """
     logits = decoder.advance(None)  # [S, V]
     segments, device = len(logits), logits.device
@@ -94,7 +110,7 @@ def search(decoder: WordByWord, *, end: int, beams: int, max_tokens: int, length
     scores = torch.zeros(segments, 1, device=device)  # [S, N]: one beam until the first token
     tokens = torch.empty(segments, 1, 0, dtype=torch.int64, device=device)  # [S, N, L so far]
     values = torch.full((segments, beams), -torch.inf, device=device)  # [S, N] values of captions, best first
-    best = torch.full((segments, max_tokens), end, device=device)  # [S, L]
+    best = torch.full((segments, beams, max_tokens), end, device=device)  # [S, N, L]
     for length in range(1, max_tokens + 1):
         candidates, parents, words = continue_beams(logits.unflatten(0, scores.shape), scores, 2 * beams)
         history = tokens.gather(1, parents[..., None].expand(-1, -1, length - 1))
@@ -102,10 +118,11 @@ def search(decoder: WordByWord, *, end: int, beams: int, max_tokens: int, length
 
         ends = (words == end) | (length == max_tokens)
         worth = (candidates / length**length_penalty).masked_fill(~ends, -torch.inf)[:, :beams]
-        value, which = worth.max(dim=-1)
-        better = value > values[running, 0]
-        best[running[better], :length] = grown[better, which[better]]
-        values[running] = torch.cat([values[running], worth], dim=1).topk(beams).values
+        # Stable, so that of captions worth the same the one found first stays before the other.
+        ranked = torch.cat([values[running], worth], dim=1).sort(dim=1, descending=True, stable=True)
+        values[running], which = ranked.values[:, :beams], ranked.indices[:, :beams, None]
+        padded = F.pad(grown[:, : worth.shape[1]], (0, max_tokens - length), value=end)
+        best[running] = torch.cat([best[running], padded], dim=1).gather(1, which.expand(-1, -1, max_tokens))
         if length == max_tokens:
             break
 
@@ -120,7 +137,14 @@ def search(decoder: WordByWord, *, end: int, beams: int, max_tokens: int, length
         running, scores = running[unfinished], going.gather(1, chosen)[unfinished]
         tokens = grown.gather(1, chosen[..., None].expand(-1, -1, length))[unfinished]
         logits = decoder.advance(tokens[..., -1].flatten())
-    return [row[: row.index(end)] if end in row else row for row in best.tolist()]
+    return [
+        [
+            Found(row[: row.index(end)] if end in row else row, value)
+            for row, value in zip(own, of_own, strict=True)
+            if value > -torch.inf
+        ]
+        for own, of_own in zip(best.tolist(), values.tolist(), strict=True)
+    ]
 
 
 def continue_beams(logits: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.answerer.answering import Answer, answer
-from pipeline.answerer.examples import Look, Text, asked, make_examples, read_texts, word_looks, words_of
+from pipeline.answerer.examples import Look, Text, asked, make_examples, read_texts, text_width, word_looks, words_of
 from pipeline.answerer.reader import Reader
-from pipeline.answerer.training import load_reader
+from pipeline.answerer.saying import Speaker
+from pipeline.answerer.training import LANGUAGE_MODEL, SPEAKER, load_reader
 from pipeline.answerer.watching import Watching
 from pipeline.dataset.questions.formats import MAX_TEXT
 from pipeline.dataset.questions.question import Question
@@ -27,6 +28,7 @@ from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.features.encoder import Encoder, load_encoder
 from pipeline.features.frames import Sampling
 from pipeline.language.decoder import load_decoder
+from pipeline.language.text_reader import load_text_reader
 from pipeline.params import PredictionParams, load_prediction_params
 from pipeline.serving.video_frames import Frames, Watch, embed_frames, read_frames, sampling_of, unwatched
 from pipeline.serving.web import neighbours
@@ -71,11 +73,12 @@ class VideoAnswerer:
     params: PredictionParams
     encoder: Encoder
     text_tower: Look  # what words look like, by the same encoder's text tower
-    decoder: Any  # the language model that reads questions
+    language_model: Any  # that reads questions
     tokenizer: Any
     reader: Reader
     watching: Watching
-    answers: list[str]  # it chooses from these
+    answers: list[str]  # it chooses from these...
+    speaker: Speaker | None = None  # ...or says an answer in words of its own
 
     @classmethod
     def load(cls, folder: Path | None = None, encoder: Encoder | None = None) -> "VideoAnswerer":
@@ -84,7 +87,7 @@ class VideoAnswerer:
         Args:
             folder: of the reader, or with one folder for each seed, of which the first is taken; by default the
                 study's memory. Where the folder has encoder/, decoder/ or params.yaml of its own, these are used.
-            encoder: one that is loaded already, instead of that on the disk.
+            encoder: one that is loaded already, instead of that in models/.
 
         Raises ValueError if something is missing or does not fit, naming the command that makes it.
         """
@@ -99,20 +102,32 @@ class VideoAnswerer:
         reader, watching, answers = load_reader(folder)
         device = choose_device(params.device)
         encoder_folder = _own(folder, "encoder", Path("models"))
-        if encoder is None:
+        if encoder is None or encoder_folder.parent == folder:
             dtype = choose_dtype(params.embed.precision, device)
             encoder = load_encoder(encoder_folder, device=device, dtype=dtype)
         decoder_folder = _own(folder, "decoder", Path("models"))
-        decoder, tokenizer = load_decoder(decoder_folder)
-        found = 2 * decoder.get_input_embeddings().weight.shape[1]
+        own = folder / LANGUAGE_MODEL
+        reads = load_text_reader(own) if own.exists() else load_decoder(decoder_folder)
+        found = text_width(reads[0])
         if found != reader.config.text_width:
             raise ValueError(
                 f"{folder} was trained with a language model of {reader.config.text_width // 2} numbers a word, "
-                f"{decoder_folder} has {found // 2}: train it again with make questions"
+                f"{own if own.exists() else decoder_folder} has {found // 2}: train it again with make questions"
             )
-        return cls(
-            params, encoder, word_looks(encoder_folder, params.device), decoder, tokenizer, reader, watching, answers
-        )
+        speaker = None
+        if reader.config.open:
+            learned = folder / SPEAKER
+            says = learned if learned.exists() else decoder_folder
+            speaker = Speaker(*load_decoder(says), reader.config.open, watching, where=str(says))
+        looks = word_looks(encoder_folder, params.device)
+        return cls(params, encoder, looks, *reads, reader, watching, answers, speaker)
+
+    @property
+    def chooses(self) -> str:
+        """What its answers are, in a sentence."""
+        if self.speaker:
+            return f"it says answers of up to {self.speaker.config.max_tokens} tokens in words of its own"
+        return f"it chooses from {len(self.answers)} answers: {', '.join(self.answers)}"
 
     @property
     def sampling(self) -> Sampling:
@@ -156,7 +171,7 @@ class VideoAnswerer:
             Question(str(number), "video", " ".join(text.split()), end_s=at_s) for number, text in enumerate(questions)
         ]
         texts = read_texts(
-            [text for one in asked_of for text in asked(one)], self.decoder, self.tokenizer, self.text_tower
+            [text for one in asked_of for text in asked(one)], self.language_model, self.tokenizer, self.text_tower
         )
         video = VideoEmbeddings(np.arange(len(seen.embeddings)) / fps, seen.embeddings)
         rows = answer(
@@ -168,6 +183,7 @@ class VideoAnswerer:
             grid="ends",
             batch_size=1,
             encoder_gflop=0.0,
+            speaker=self.speaker,
         )
         damage = (f"not the whole video: {seen.frames.damage}",) if seen.frames.damage else ()
         found = {row.question_id: row for row in rows}

@@ -4,7 +4,7 @@
     python -m studies.questions.answer sparse --glimpses 16      # only with so many, whatever params.yaml says
 
 Reads studies/questions/params.yaml, data/questions/, data/*/embeddings/ (of a model of captions
-studies/questions/captions/), models/decoder/, models/encoder/ and
+studies/questions/captions/; of a trained encoder also data/*/frames/), models/decoder/, models/encoder/ and
 studies/questions/models/MODEL/. Writes to studies/questions/out/MODEL/seed-N/: answers.parquet; results.jsonl as
 ClipBERT's are; and where questions have VQA's votes vqa.json, as VQA's server takes them.
 """
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,14 +23,27 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.answerer.answering import SCHEMA, Answer, answer
-from pipeline.answerer.training import load_reader
+from pipeline.answerer.saying import Speaker
+from pipeline.answerer.training import LANGUAGE_MODEL, SPEAKER, load_reader
 from pipeline.dataset.questions.question import Question, from_table
 from pipeline.features.encoder import load_encoder
 from pipeline.files.aside import aside, write_text
+from pipeline.language.decoder import load_decoder
+from pipeline.language.text_reader import load_text_reader
 from pipeline.process.command import guarded, parser
 from pipeline.scoring.answer_files import read_answer_list
-from studies.questions.learn import read_examples
-from studies.questions.settings import ANSWER_LIST, ENCODER, MODELS, OUT, QUESTIONS, load_study
+from studies.questions.learn import read_encoder, read_examples
+from studies.questions.settings import (
+    ANSWER_LIST,
+    DECODER,
+    ENCODER,
+    MODELS,
+    OUT,
+    QUESTIONS,
+    TRAINED_ENCODER,
+    Study,
+    load_study,
+)
 
 MODULE = "studies.questions.answer"
 
@@ -41,10 +55,18 @@ def main(model: str, glimpses: int | None = None) -> None:
     questions = [one for one in from_table(pq.read_table(QUESTIONS)) if one.split == study.answer.split]
     captions = study.model(model).way == "captions"
     split = study.answer.split
-    examples = read_examples([split], read_answer_list(ANSWER_LIST), captions=captions)[split]
+    reads = read_own_language_model(study, model)
+    examples = read_examples([split], read_answer_list(ANSWER_LIST), reads, captions=captions)[split]
     gflop = 0.0 if captions else encoder_gflop(ENCODER)  # what the captions cost is not counted
     for seed in study.seeds:
         reader, watching, answers = load_reader(MODELS / model / f"seed-{seed}")
+        trained = study.model(model).encoder == "trained"
+        encoder = read_encoder(MODELS / model / f"seed-{seed}" / TRAINED_ENCODER) if trained else None
+        speaker = None
+        if reader.config.open:
+            own = MODELS / model / f"seed-{seed}" / SPEAKER
+            says = own if own.exists() else DECODER
+            speaker = Speaker(*load_decoder(says), reader.config.open, watching, where=str(says))
         rows = list(
             answer(
                 reader,
@@ -55,12 +77,21 @@ def main(model: str, glimpses: int | None = None) -> None:
                 grid=study.learn.grid,
                 batch_size=study.answer.batch_size,
                 encoder_gflop=gflop,
+                speaker=speaker,
+                encoder=encoder,
             )
         )
         rows += unanswered(questions, rows, counts)
         out = OUT / model / f"seed-{seed}"
         write_answers(out, rows, questions, main_count if main_count in counts else counts[-1])
         print(f"answer {model}, seed {seed}: {len(rows)} answers to {len(questions)} questions, see {out}", flush=True)
+
+
+def read_own_language_model(study: Study, model: str) -> tuple[Any, Any]:
+    """The one that read questions in the model's training: the same for every seed."""
+    if study.learn.language_model is None:
+        return load_decoder(DECODER)
+    return load_text_reader(MODELS / model / f"seed-{study.seeds[0]}" / LANGUAGE_MODEL)
 
 
 def unanswered(questions: Sequence[Question], rows: Sequence[Answer], counts: Sequence[int]) -> list[Answer]:

@@ -1,25 +1,33 @@
 """Train one of the study's models, once for each seed.
 
 Reads studies/questions/params.yaml, data/questions/, data/*/embeddings/ (of a model of captions
-studies/questions/captions/ instead), models/decoder/ (what a question's words mean) and models/encoder/ (what they look
-like). Writes studies/questions/models/MODEL/seed-N/, with the curves and how long it took.
+studies/questions/captions/ instead; for an encoder that is trained data/*/frames/ as well), models/decoder/ (what a
+question's words mean, and what says answers) and models/encoder/ (what words look like). Writes
+studies/questions/models/MODEL/seed-N/, with the curves and how long it took.
 """
 
 import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
 
 from pipeline.answerer.examples import Example, asked, make_examples, read_texts, word_looks
-from pipeline.answerer.reader import Reader, ReaderConfig
-from pipeline.answerer.training import save_reader, train_reader
+from pipeline.answerer.reader import OpenConfig, Reader, ReaderConfig
+from pipeline.answerer.saying import Speaker
+from pipeline.answerer.seeing import TrainedEncoder
+from pipeline.answerer.training import LANGUAGE_MODEL, SPEAKER, save_reader, train_reader
+from pipeline.answerer.watching import Watching
 from pipeline.dataset.questions.question import from_table
 from pipeline.features.embeddings import embedding_width
+from pipeline.features.encoder import load_encoder
+from pipeline.files import weights
 from pipeline.files.aside import aside, write_text
-from pipeline.language.decoder import load_decoder
+from pipeline.language.decoder import load_decoder, save_decoder
+from pipeline.language.text_reader import load_text_reader, read_text_reader
 from pipeline.params import load_params
 from pipeline.scoring.answer_files import read_answer_list
 from pipeline.training import loop
@@ -35,10 +43,11 @@ from studies.questions.settings import (
     MODELS,
     PICTURE_EMBEDDINGS,
     QUESTIONS,
+    TRAINED_ENCODER,
     Study,
     load_study,
 )
-from studies.questions.videos import read_captions, read_videos
+from studies.questions.videos import read_captions, read_jpegs, read_videos
 
 
 def main(model: str) -> None:
@@ -55,12 +64,18 @@ def learn(study: Study, name: str, seed: int, out: Path) -> str:
     settings = (study.learn, study.model(name), seed)
     inputs = [QUESTIONS, ANSWER_LIST, EMBEDDINGS, PICTURE_EMBEDDINGS, DECODER, ENCODER]
     inputs = [path for path in [*inputs, *([CAPTIONS] if study.model(name).way == "captions" else [])] if path.exists()]
+    # An encoder that is trained reads data/*/frames/ as well, of which the embeddings are a function.
     with unfinished(f"questions-{name}", Path(__file__), settings, inputs) as work:
         captions = study.model(name).way == "captions"
-        examples = read_examples(["train", "val"], answers, work / "embeddings", captions=captions)
+        reads = read_language_model(study.learn.language_model)
+        examples = read_examples(["train", "val"], answers, reads, work / "embeddings", captions=captions)
         watching = study.watching(name)
+        speaker = make_speaker(study, watching) if study.model(name).head == "open" else None
+        encoder = read_encoder(ENCODER) if study.model(name).encoder == "trained" else None
         torch.manual_seed(seed)
-        reader = Reader(reader_config(study, name, examples["train"], len(answers)))
+        reader = Reader(
+            reader_config(study, name, examples["train"], len(answers), speaker.config if speaker else None)
+        )
         began = time.process_time()
         outcome = train_reader(
             reader,
@@ -75,11 +90,20 @@ def learn(study: Study, name: str, seed: int, out: Path) -> str:
             name=f"learn {name}, seed {seed}",
             work=work,
             params_file=FILE,
+            speaker=speaker,
+            encoder=encoder,
+            encoder_rate=study.learn.encoder_rate,
         )
         loop.exit_if_helper()
         seconds = time.process_time() - began
         with aside(out) as written:
             save_reader(written, reader, watching, answers)
+            if study.learn.language_model:
+                save_decoder(written / LANGUAGE_MODEL, *reads)
+            if speaker and speaker.learns:
+                save_decoder(written / SPEAKER, speaker.decoder, speaker.tokenizer)
+            if encoder:
+                encoder.save(written / TRAINED_ENCODER, ENCODER)
             write_text(written / "training.json", json.dumps({"cpu_seconds": seconds, "epochs": outcome.epochs}) + "\n")
         loop.finish(work, out / "curves")
     return (
@@ -88,12 +112,30 @@ def learn(study: Study, name: str, seed: int, out: Path) -> str:
     )
 
 
+def read_language_model(name: str | None) -> tuple[Any, Any]:
+    """The one that reads questions: of a folder, of the hub, or the decoder."""
+    if name is None:
+        return load_decoder(DECODER)
+    if Path(name).is_dir():
+        return load_text_reader(Path(name))
+    try:
+        return read_text_reader(name, local_files_only=False)
+    except (OSError, *weights.MISFITS) as error:
+        why = weights.short(error)
+        raise ValueError(f"{FILE}: learn.language_model: {name!r} could not be loaded: {why}") from None
+
+
 def read_examples(
-    splits: list[str], answers: list[str], copy: Path | None = None, *, captions: bool = False
+    splits: list[str], answers: list[str], reads: tuple[Any, Any], copy: Path | None = None, *, captions: bool = False
 ) -> dict[str, list[Example]]:
-    """By split. captions: with the words of our captions in the place of frames."""
+    """By split.
+
+    Args:
+        reads: the language model that reads questions, and its tokenizer.
+        captions: with the words of our captions in the place of frames.
+    """
     questions = [one for one in from_table(pq.read_table(QUESTIONS)) if one.split in splits]
-    model, tokenizer = load_decoder(DECODER)
+    model, tokenizer = reads
     ids = {one.video_id for one in questions}
     videos = read_captions(ids, model, tokenizer) if captions else read_videos(ids, copy)
     look = None if captions else word_looks(ENCODER, "cpu")
@@ -104,7 +146,19 @@ def read_examples(
     }
 
 
-def reader_config(study: Study, name: str, examples: list[Example], answers: int) -> ReaderConfig:
+def read_encoder(folder: Path) -> TrainedEncoder:
+    return TrainedEncoder(load_encoder(folder, device=torch.device("cpu"), dtype=torch.float32), read_jpegs)
+
+
+def make_speaker(study: Study, watching: Watching) -> Speaker:
+    decoder, tokenizer = load_decoder(DECODER)
+    config = OpenConfig(study.learn.prefix, decoder.get_input_embeddings().weight.shape[1], study.learn.max_tokens)
+    return Speaker(decoder, tokenizer, config, watching, where=str(DECODER), learns=study.learn.decoder == "full")
+
+
+def reader_config(
+    study: Study, name: str, examples: list[Example], answers: int, open: OpenConfig | None
+) -> ReaderConfig:
     if not examples:
         raise ValueError(f"{QUESTIONS} has no training questions about videos with frames")
     learn = study.learn
@@ -118,6 +172,7 @@ def reader_config(study: Study, name: str, examples: list[Example], answers: int
         k=learn.k if study.model(name).way in ("memory", "captions") else None,
         timed=study.watching(name).timed,
         answers=answers,
+        open=open,
     )
 
 

@@ -35,11 +35,9 @@ from pipeline.dataset.shapes.looks import Truth, asked_about, empty, looks_in, r
 from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.features.lengthening import drawn, put_into
 from pipeline.files.aside import aside
-from pipeline.language.decoder import load_decoder
 from stages import run
-from studies.questions.answer import encoder_gflop
+from studies.questions.answer import encoder_gflop, read_own_language_model
 from studies.questions.settings import (
-    DECODER,
     ENCODER,
     LONG,
     MODELS,
@@ -79,8 +77,8 @@ def main() -> None:
         videos = read_videos(scenes.keys() & rows_there().keys())
         questions = [one for one in from_table(pq.read_table(QUESTIONS)) if one.split == study.answer.split]
         asked = chosen(questions, scenes, videos, study.long.per_kind, study.long.seed)
-        decoder = load_decoder(DECODER)
-        texts = read_texts([one.question.question for one in asked], *decoder, word_looks(ENCODER, "cpu"))
+        reads = read_own_language_model(study, study.long.models[0])
+        texts = read_texts([one.question.question for one in asked], *reads, word_looks(ENCODER, "cpu"))
         gflop = encoder_gflop(ENCODER)
         readers = {
             (name, seed): load_reader(MODELS / name / f"seed-{seed}")

@@ -16,9 +16,11 @@ OUT = Path("studies/questions/out")  # the same, of answers
 METRICS = Path("metrics/questions")
 LONG = Path("studies/questions/long/answers.parquet")
 CAPTIONS = Path("studies/questions/captions")  # a folder for each split
-PICTURE_EMBEDDINGS = Path("data/pictures/embeddings")
+PICTURE_EMBEDDINGS, PICTURE_FRAMES = Path("data/pictures/embeddings"), Path("data/pictures/frames")
 SCENES = Path("data/videos/annotations/scenes.json")
-EMBEDDINGS, DECODER, ENCODER = Path("data/videos/embeddings"), Path("models/decoder"), Path("models/encoder")
+EMBEDDINGS, FRAMES = Path("data/videos/embeddings"), Path("data/videos/frames")
+DECODER, ENCODER = Path("models/decoder"), Path("models/encoder")
+TRAINED_ENCODER = "encoder"  # beside a reader: the encoder that was trained with it
 
 
 class Ask(Section):
@@ -50,6 +52,11 @@ class Learn(TrainingParams):
     step: Positive
     grid: Literal["ends", "centres", "clipbert"]
     evidence_loss: Annotated[float, Field(ge=0)]
+    prefix: Positive
+    max_tokens: Positive
+    encoder_rate: Annotated[float, Field(gt=0)]
+    language_model: str | None
+    decoder: Literal["frozen", "full"]
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "Learn":
@@ -62,6 +69,17 @@ class Model(Section):
     fusion: Literal["mean", "max", "lse", "joint"]
     glimpses: Positive
     epochs: Positive | None
+    head: Literal["list", "open"]
+    encoder: Literal["frozen", "trained"]
+
+    @model_validator(mode="after")
+    def _glimpses_are_seen(self) -> "Model":
+        if self.encoder == "trained" and self.way not in ("frame", "sparse"):
+            raise ValueError(
+                f"encoder: found trained with way {self.way}; expected frozen: an encoder is trained on glimpses (way "
+                "sparse or frame), and a memory of every frame would need every frame's gradient"
+            )
+        return self
 
 
 class Answer(Section):
@@ -132,6 +150,12 @@ def load_study(path: Path = FILE) -> Study:
     for name in study.long.models:
         if name not in study.models:
             raise ValueError(f"{path}: long.models: found {name!r}; expected some of models, {', '.join(study.models)}")
+        model = study.models[name]
+        if (model.head, model.encoder) != ("list", "frozen"):
+            raise ValueError(
+                f"{path}: long.models: {name} has head {model.head} and encoder {model.encoder}; "
+                "expected list and frozen"
+            )
     if "long" in study.models:
         raise ValueError(f"{path}: models: long is the name of {METRICS}/long.json; choose another")
     return study.model_copy(update={"models": study.models | study.caption_models})

@@ -1,7 +1,8 @@
 """What the study's models look at: embeddings of videos and pictures, or the words of our captions of them."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 from pipeline.answerer.captions import TimedCaption, caption_videos
 from pipeline.features import shards
 from pipeline.features.embeddings import VideoEmbeddings, read_embeddings
-from studies.questions.settings import CAPTIONS, EMBEDDINGS, PICTURE_EMBEDDINGS
+from studies.questions.settings import CAPTIONS, EMBEDDINGS, FRAMES, PICTURE_EMBEDDINGS, PICTURE_FRAMES
 
 FOLDERS = (
     EMBEDDINGS,
@@ -39,6 +40,16 @@ def read_videos(video_ids: Iterable[str], copy: Path | None = None) -> dict[str,
     if rest:
         raise ValueError(f"{EMBEDDINGS} has no video {min(rest)!r}; bring the questions up to date: make questions")
     return found
+
+
+def read_jpegs(video_id: str, numbers: Sequence[int]) -> list[bytes]:
+    """These frames of a video or picture."""
+    for folder in (FRAMES, PICTURE_FRAMES):
+        with suppress(KeyError):  # it may be in the other
+            return shards.read(folder, video_id, ["jpeg"])["jpeg"].take(list(numbers)).to_pylist()
+    raise ValueError(
+        f"{FRAMES} has no video {video_id!r}, which an encoder is trained on; make it with: dvc repro frames"
+    )
 
 
 def read_captions(video_ids: Iterable[str], decoder: Any, tokenizer: Any) -> dict[str, VideoEmbeddings]:

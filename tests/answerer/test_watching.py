@@ -9,14 +9,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.answerer import reader as reader_module
 from pipeline.answerer.answering import answer, evidence_shares
-from pipeline.answerer.examples import Text, asked, collate, make_examples, word_looks
+from pipeline.answerer.examples import Text, asked, collate, make_examples, read_texts, text_width, word_looks
 from pipeline.answerer.reader import Layer, Reader, ReaderConfig, flops
 from pipeline.answerer.training import AnswerTraining, answer_loss, load_reader, save_reader, unfound
 from pipeline.answerer.watching import Watching, fused, sampler, watch
 from pipeline.dataset.questions.question import Question
 from pipeline.features.embeddings import VideoEmbeddings
+from pipeline.language.decoder import load_decoder, refuse_unfit
+from pipeline.language.text_reader import load_text_reader
 from pipeline.training.loop import Optimization
 from tests.random_clip import READS, write_random_clip
+from tests.tiny_bert import write_bert
 
 ANSWERS = ["red", "blue", "1", "2"]
 WAYS = [
@@ -233,6 +236,24 @@ def test_what_attention_misses_of_the_evidence_is_a_loss_that_turns_it_there(wat
     of_last_frame = watching.way == "frame"  # which is not in the evidence
     assert seen.findable.any() != of_last_frame
     assert (losses[-1] < 0.7 * losses[0]) != of_last_frame
+
+
+def test_a_masked_language_model_reads_both_ways_and_is_told_where_a_text_ends(tmp_path):
+    write_bert(tmp_path / "bert")
+    model, tokenizer = load_text_reader(tmp_path / "bert")
+    assert text_width(model) == 32
+    texts = read_texts(["what is it", "what is red", "red", "what \u200d is"], model, tokenizer, None, batch_size=4)
+    alone = read_texts(["red"], model, tokenizer, None)["red"]  # padded before, not here
+    assert texts["red"].states.shape == (1, 32) and torch.allclose(texts["red"].states, alone.states, atol=1e-5)
+    one, other = texts["what is it"].states, texts["what is red"].states
+    assert torch.allclose(one[:2, :16], other[:2, :16]) and not torch.allclose(one[:2, 16:], other[:2, 16:], atol=1e-4)
+    ids = tokenizer("what is it", return_tensors="pt")  # with [CLS] and [SEP]
+    with torch.no_grad():
+        expected = model(**ids).last_hidden_state[0, 1:-1]
+    assert torch.allclose(one[:, 16:], expected, atol=1e-5)
+    assert texts["what \u200d is"].states.isfinite().all()
+    with pytest.raises(ValueError, match=r"tokenizer has no end token|sees later words"):
+        refuse_unfit(load_decoder(tmp_path / "bert")[0], "bert")
 
 
 def test_an_encoder_that_cannot_read_leaves_questions_without_looks(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 
 from pipeline.captioner.model import Captioner, CaptionerConfig
-from pipeline.language.beam import RoomyLayer, beam_search, search, stay_in_place
+from pipeline.language.beam import CausalLanguageModel, RoomyLayer, beam_search, search, search_best, stay_in_place
 
 WIDTH = 16
 END = 2
@@ -80,6 +80,21 @@ def test_captions_are_those_of_transformers_beam_search(
     prefixes = torch.randn(segments, prefix_tokens, WIDTH)
     options = {"end": END, "beams": beams, "max_tokens": max_tokens, "length_penalty": length_penalty}
     assert beam_search(model, prefixes, **options) == reference(model, prefixes, **options)
+
+
+def test_all_that_a_search_found_is_transformers_with_its_values():
+    model = gpt2(seed=3, end_bias=0.5)
+    prefixes, beams, most = torch.randn(6, 3, WIDTH), 4, 8
+    decoder = CausalLanguageModel(model, prefixes, most)
+    found = search_best(decoder, end=END, beams=beams, max_tokens=most, length_penalty=0.0)
+    mask = torch.ones(prefixes.shape[:2], dtype=torch.int64)
+    sizes = {"num_beams": beams, "num_return_sequences": beams, "max_new_tokens": most, "length_penalty": 0.0}
+    told = {"return_dict_in_generate": True, "output_scores": True, "do_sample": False, "early_stopping": False}
+    ends = {"eos_token_id": END, "pad_token_id": END}
+    wanted = model.generate(inputs_embeds=prefixes, attention_mask=mask, **sizes, **told, **ends)
+    rows = [row[: row.index(END)] if END in row else row for row in wanted.sequences.tolist()]
+    assert [one.tokens for own in found for one in own] == rows
+    assert [one.value for own in found for one in own] == pytest.approx(wanted.sequences_scores.tolist(), abs=1e-4)
 
 
 def test_captions_of_a_batch_end_at_different_steps_and_are_those_found_alone():

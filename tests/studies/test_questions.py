@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -13,25 +14,30 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from ruamel.yaml import YAML
+from safetensors.torch import load_file
 
 from pipeline.dataset.questions.formats import read_questions
 from pipeline.params import load_params
 from pipeline.scoring.answer_files import read_answers
 from pipeline.scoring.answers import score_answers
-from studies.questions.settings import FILE, load_study
+from studies.questions.settings import FILE, MODELS, OUT, load_study
 from tests.dataset.test_questions import write
+from tests.tiny_bert import write_bert
 
 COLOURS = ("red", "green", "blue")
-OF_CAPTIONS = {"way": "captions", "fusion": "mean", "glimpses": 1, "epochs": 10}
+OF_CAPTIONS = {"way": "captions", "fusion": "mean", "glimpses": 1, "epochs": 10, "head": "list", "encoder": "frozen"}
+OF_GLIMPSES = {"way": "sparse", "fusion": "joint", "glimpses": 2, "epochs": None, "head": "list"}
 TINY: dict[str, Any] = {
     "ask": {"source": "files"},
     "learn": {"width": 16, "heads": 2, "layers": 1, "epochs": 1, "batch_size": 4, "warmup_steps": 2, "step": 1},
     "answer": {"glimpses": [1, 4], "main": 4},
     "models": {
-        "blind": {"way": "blind", "fusion": "mean", "glimpses": 1, "epochs": None},
-        "frame": {"way": "frame", "fusion": "mean", "glimpses": 1, "epochs": None},
-        "lse": {"way": "sparse", "fusion": "lse", "glimpses": 2, "epochs": None},
-        "memory": {"way": "memory", "fusion": "mean", "glimpses": 1, "epochs": 20},
+        "blind": {"way": "blind", "fusion": "mean", "glimpses": 1, "epochs": None, "head": "list", "encoder": "frozen"},
+        "frame": {"way": "frame", "fusion": "mean", "glimpses": 1, "epochs": None, "head": "list", "encoder": "frozen"},
+        "lse": {"way": "sparse", "fusion": "lse", "glimpses": 2, "epochs": None, "head": "list", "encoder": "frozen"},
+        "memory": {"way": "memory", "fusion": "mean", "glimpses": 1, "epochs": 20, "head": "list", "encoder": "frozen"},
+        "trained": {**OF_GLIMPSES, "encoder": "trained"},
+        "open": {"way": "sparse", "fusion": "lse", "glimpses": 2, "epochs": None, "head": "open", "encoder": "frozen"},
     },
     "caption_models": {"captions": OF_CAPTIONS},
     "long": {"models": []},
@@ -61,7 +67,15 @@ def settings(path: Path, changes: dict, original: Path = FILE) -> Path:
             "caption_models.m: way captions belongs in caption_models",
         ),
         ({"learn": {"width": 30}}, "learn: .*width 30 is not a multiple of heads 4"),
+        (
+            {"caption_models": {"m": OF_CAPTIONS | {"encoder": "trained"}}},
+            "caption_models.m.*encoder: found trained with way captions; expected frozen: an encoder is trained on",
+        ),
         ({"learn": {"grid": "middle"}}, "learn.grid: found 'middle'"),
+        (
+            {"models": TINY["models"], "long": {"models": ["trained"]}},
+            "long.models: trained has head list and encoder trained; expected list and frozen",
+        ),
         ({"long": {"models": ["film"]}}, "long.models: found 'film'; expected some of models, blind"),
         (
             {"ask": {"source": "files", "files": {"train": ["a"], "val": [], "test": []}}},
@@ -75,6 +89,16 @@ def test_settings_that_cannot_be_are_refused_naming_the_key(tmp_path, changes, m
         load_study(settings(tmp_path / "params.yaml", changes))
 
 
+def test_a_language_model_that_cannot_be_loaded_is_named_with_its_key(tmp_path, monkeypatch):
+    from studies.questions.learn import read_language_model
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match=r"params.yaml: learn.language_model: 'no-one/none' could not be loaded: "):
+        read_language_model("no-one/none")
+    with pytest.raises(ValueError, match=r"holds no config.json with \*.safetensors"):
+        read_language_model(str(tmp_path))
+
+
 def test_an_unknown_model_is_refused():
     with pytest.raises(ValueError, match=r"has no model 'film'; it has blind, frame, sparse, "):
         load_study().model("film")
@@ -85,6 +109,7 @@ def make_inputs(folder: Path) -> None:
     from pipeline.features import shards
     from pipeline.features.encoder import schema_of
     from pipeline.features.encoder import to_table as embeddings_table
+    from pipeline.features.frames import SCHEMA as FRAMES_SCHEMA
     from pipeline.language.decoder import save_decoder
     from tests.colours import make_decoder, make_tokenizer
     from tests.random_clip import READS, write_random_clip
@@ -111,6 +136,20 @@ def make_inputs(folder: Path) -> None:
     fingerprints = dict.fromkeys(splits, "1")
     shards.update(
         folder / "data/videos/embeddings", schema=schema_of(8), shards=1, fingerprints=fingerprints, compute=made
+    )
+
+    def pictures(ids):
+        for id in ids:
+            jpegs = []
+            for frame in range(10):
+                picture = np.full((32, 32, 3), 40, np.uint8)
+                picture[..., 2 - shown[id]] += 150 * (frame == 3)  # OpenCV's order
+                jpegs.append(cv2.imencode(".jpg", picture)[1].tobytes())
+            rows = {"video_id": [id] * 10, "frame_index": range(10), "timestamp_s": np.arange(10) / 5, "jpeg": jpegs}
+            yield shards.VideoRows(id, pa.table(rows).cast(FRAMES_SCHEMA))
+
+    shards.update(
+        folder / "data/videos/frames", schema=FRAMES_SCHEMA, shards=1, fingerprints=fingerprints, compute=pictures
     )
     save_decoder(folder / "models/decoder", make_decoder(), make_tokenizer())
     write_random_clip(folder / "models/encoder", 8, text=READS)
@@ -271,7 +310,7 @@ def test_pictures_are_videos_of_one_frame(studied, tmp_path, monkeypatch):
     from pipeline.features import shards
     from pipeline.features.encoder import schema_of
     from pipeline.features.encoder import to_table as embeddings_table
-    from studies.questions.learn import read_examples
+    from studies.questions.learn import read_examples, read_language_model
 
     rows = pa.table({"video_id": ["p0"], "frame_index": pa.array([0], pa.int32()), "timestamp_s": [0.0]})
     table = embeddings_table(rows, np.full((1, 8), 3, np.float16), schema_of(8))
@@ -281,7 +320,7 @@ def test_pictures_are_videos_of_one_frame(studied, tmp_path, monkeypatch):
     good = {"question": "a then red", "answer": "red"}
     questions = [good | {"question_id": "a", "video_id": "p0"}, good | {"question_id": "b", "video_id": "v70"}]
     asking(studied[0], tmp_path, monkeypatch, questions)
-    examples = {one.video_id: one for one in read_examples(["test"], list(COLOURS))["test"]}
+    examples = {one.video_id: one for one in read_examples(["test"], list(COLOURS), read_language_model(None))["test"]}
     assert examples.keys() == {"p0", "v70"} and examples["p0"].video.embeddings[:].tolist() == [[3.0] * 8]
     assert [one.frames for one in examples["p0"].targets] == [1]
 
@@ -305,7 +344,10 @@ def test_the_profile_for_msrvtt_qa_is_complete_and_its_path_runs_with_random_wei
         ]
         (tmp_path / "data/own/videos").mkdir(parents=True, exist_ok=True)
         write(tmp_path / f"data/own/videos/{split}_qa.json", rows)
+    assert study.learn.language_model == "bert-base-uncased"
+    write_bert(tmp_path / "bert")
     tiny = {"width": 16, "heads": 2, "layers": 1, "epochs": 1, "warmup_steps": 2, "precision": "fp32"}
+    tiny["language_model"] = str(tmp_path / "bert")
     models = {name: study.models[name].model_dump() for name in ("blind", "msrvtt")}
     settings(tmp_path / FILE, {"learn": tiny, "models": models, "answer": {"glimpses": [1, 8]}}, MSRVTT)
     monkeypatch.chdir(tmp_path)
@@ -319,6 +361,9 @@ def test_the_profile_for_msrvtt_qa_is_complete_and_its_path_runs_with_random_wei
     assert set(answered[answered["glimpses"] == 8]["frames"]) == {16}
     assert len(answered) == 2 * 9 and answered["error"].isna().all()
     assert json.loads(Path("metrics/questions/msrvtt.json").read_text())["asked"] == 9
+    beside = Path("studies/questions/models/msrvtt/seed-0")
+    assert json.loads((beside / "language_model/config.json").read_text())["model_type"] == "bert"
+    assert json.loads((beside / "config.json").read_text())["reader"]["text_width"] == 2 * 16
 
 
 def test_without_ground_truth_no_video_is_made_long(studied):
@@ -346,6 +391,41 @@ def test_the_table_is_printed_and_stands_in_the_report(studied):
     assert "19 questions about 9 videos" in report and "| `memory` |" in report and "| `memory` |" in output
     assert "Where to look: docs/results.md" in output
     assert (folder / "docs/questions.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_encoder_that_was_trained_lies_beside_its_reader_and_answers_alike_each_time(studied, monkeypatch):
+    from studies.questions import answer
+
+    folder, _ = studied
+    monkeypatch.chdir(folder)
+    name = "open_clip_model.safetensors"
+    before, after = (load_file(f"{at}/{name}") for at in ("models/encoder", f"{MODELS}/trained/seed-0/encoder"))
+    assert before.keys() == after.keys()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed and all(key.startswith("visual.") for key in changed)
+    assert not Path(f"{MODELS}/memory/seed-0/encoder").exists()
+    path = f"{OUT}/trained/seed-0/answers.parquet"
+    first = pd.read_parquet(path)
+    assert len(first) == 2 * 19 and first["error"].isna().all()
+    answer.main("trained")
+    assert pd.read_parquet(path)["log_prob"].tolist() == pytest.approx(first["log_prob"].tolist(), abs=1e-6)
+    Path("data/videos/frames").rename("data/videos/gone")
+    with pytest.raises(ValueError, match="data/videos/frames holds no shards; make them with: dvc repro"):
+        answer.main("trained")
+    Path("data/videos/gone").rename("data/videos/frames")
+
+
+def test_an_open_head_says_answers_that_are_not_in_the_list(studied):
+    folder, _ = studied
+    rows = pd.read_parquet(folder / "studies/questions/out/open/seed-0/answers.parquet")
+    said = {text for first in rows["first"] for text in first}
+    assert len(rows) == 2 * 19 and rows["error"].isna().all() and said - set(COLOURS)
+    assert (folder / MODELS / "open/seed-0/speaker/model.safetensors").is_file()  # it learned, as params.yaml says
+    assert (rows["log_prob"] < 0).all() and (rows["first"].map(len) > 1).all()
+    cost = {
+        name: json.loads((folder / f"metrics/questions/{name}.json").read_text())["cost"] for name in ("open", "lse")
+    }
+    assert cost["open"]["gflop"] > cost["lse"]["gflop"]
 
 
 def test_another_number_of_glimpses_needs_no_training(studied, monkeypatch):

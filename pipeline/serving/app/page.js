@@ -96,7 +96,7 @@ function showResult(chosen, told, took) {
   byId("result").hidden = false;
   byId("ask").hidden = !content.seen;
   byId("answer").replaceChildren();
-  byId("trouble").textContent = content.seen ? `It chooses from ${answers.length} answers: ${shortened(answers.join(", "), 300)}.` : "";
+  byId("trouble").textContent = content.seen ? sentence(shortened(answers, 330)) : "";
   play(chosen);
   byId("captions").replaceChildren(...segments.map((segment) => make("li", {},
     make("button", { type: "button", onclick: () => { show(segment); seek(segment.start); } },

@@ -140,7 +140,7 @@ class Server:
         sources = "; media-src blob:; connect-src 'self'"
         known = captioner.familiarity
         content: dict[str, Any] = {"variant": name, "trainedOn": known and known.trained_on, "mostBytes": MAX_BYTES}
-        content["answers"] = answerer and answerer.answers
+        content["answers"] = answerer and answerer.chooses
         content["searched"] = finder and finder.about
         self._page = assemble(Path(__file__).parent, "Caption a video", content, sources=sources)
 
