@@ -125,7 +125,9 @@ def ratios(spent: dict[str, list[float]], of: str) -> dict[str, float]:
 
 def reader_of(watching: Watching) -> Reader:
     torch.manual_seed(0)
-    config = ReaderConfig(WIDTH, STATES, 96, 4, 3, 1, 32 if watching.way == "memory" else None, watching.timed, ANSWERS)
+    config = ReaderConfig(
+        WIDTH, STATES, 96, 4, 3, 1, 32 if watching.way == "memory" else None, watching.timed, 40.0, ANSWERS
+    )
     return Reader(config).eval()
 
 

@@ -49,6 +49,6 @@ def write_answerer(
     watching = Watching(way, "joint" if way == "sparse" else "mean", frames=2, step=1)
     torch.manual_seed(1)
     width = 2 * make_decoder().config.n_embd
-    reader = Reader(ReaderConfig(8, width, 16, 2, 1, 1, None, watching.timed, answers=7, open=open))
+    reader = Reader(ReaderConfig(8, width, 16, 2, 1, 1, None, watching.timed, 40.0, answers=7, open=open))
     answers = ["yes", "no", "red", "green", "blue", "1", "2"]
     save_reader(folder / "seed-0", reader, watching, answers)

@@ -57,10 +57,20 @@ class Example:
     first: int  # number in the video of the first frame that may be seen
     targets: tuple[Target, ...]
 
+    @property
+    def seen(self) -> slice:
+        """The frames that one of the targets may see."""
+        return slice(self.first, self.first + max(target.frames for target in self.targets))
+
+    @property
+    def longest_s(self) -> float:
+        """From the first of them to the last."""
+        times = self.video.timestamps[self.seen]
+        return float(times[-1] - times[0])
+
     def read(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Embeddings [T, E] and times [T] in seconds of the frames that one of the targets may see."""
-        seen = slice(self.first, self.first + max(target.frames for target in self.targets))
-        return np.asarray(self.video.embeddings[seen], np.float32), np.asarray(self.video.timestamps[seen])
+        return np.asarray(self.video.embeddings[self.seen], np.float32), np.asarray(self.video.timestamps[self.seen])
 
 
 @dataclass(frozen=True)

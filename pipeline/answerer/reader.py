@@ -52,6 +52,7 @@ class ReaderConfig:
     frame_layers: int  # in which each frame looks back
     k: int | None  # keys that a head attends to, per word or frame; None: all
     timed: bool  # whether it is known how long ago a frame was
+    oldest_s: float  # age of a frame in training; what is older counts as that, of which attention knows what to make
     answers: int  # K
     open: OpenConfig | None = None  # None: an answer is chosen from the list
 
@@ -76,8 +77,9 @@ class Read:
     found: Tensor | None  # [V, R, I], the most attention that a word's head in any layer gave to an interval's frames
 
 
-def waves(age_s: Tensor) -> Tensor:
+def waves(age_s: Tensor, oldest_s: float) -> Tensor:
     """[...] -> [..., WAVES]."""
+    age_s = age_s.clamp(max=oldest_s)
     angle = 2 * math.pi * age_s[..., None] / age_s.new_tensor(PERIODS_S)
     return torch.cat([angle.sin(), angle.cos(), age_s[..., None].clamp(min=0).log1p()], dim=-1)
 
@@ -135,7 +137,7 @@ class LookingBack(nn.Module):
 
     def __init__(self, config: ReaderConfig) -> None:
         super().__init__()
-        self.heads, self.k, self.timed = config.heads, config.k or EVERY, config.timed
+        self.heads, self.k, self.timed, self.oldest_s = config.heads, config.k or EVERY, config.timed, config.oldest_s
         width = config.width
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
@@ -158,18 +160,24 @@ class LookingBack(nn.Module):
             found = self.log_scale.exp()[:, None, None] * (query[:, :, start:end] @ key[:, :, :end].transpose(-1, -2))
             alike = looks[:, None, start:end] @ looks[:, None, :end].transpose(-1, -2)
             found = found + self.bias[:, None, None] + self.log_looks_scale.exp()[:, None, None] * alike
-            age = None
             if self.timed:
-                age = waves((time_s[:, start:end, None] - time_s[:, None, :end]).clamp(min=0))  # [V, T', T, WAVES]
-                found = found + self.ages.bias(age).permute(0, 3, 1, 2)
+                since_s = (time_s[:, start:end, None] - time_s[:, None, :end]).clamp(min=0)  # [V, T', T]
+                # Those before are of the oldest age to all: an hour's frames are, but for a few.
+                recent = int((since_s < self.oldest_s).any(dim=(0, 1)).float().argmax())
+                age = waves(since_s[..., recent:], self.oldest_s)  # [V, T', T - recent, WAVES]
+                oldest = waves(since_s.new_tensor(self.oldest_s), self.oldest_s)
+                bias = self.ages.bias(oldest)[:, None, None].expand(*found.shape[:3], recent)
+                found = found + torch.cat([bias, self.ages.bias(age).permute(0, 3, 1, 2)], dim=-1)
             number = torch.arange(end, device=x.device)
             earlier = number < number[start:, None]  # [T', T]
             found = nearest(found.masked_fill(~earlier, NEVER), self.k)
             # A frame may find nothing: the first one does.
             paid = torch.cat([found, found.new_zeros(*found.shape[:-1], 1)], dim=-1).softmax(-1)[..., :-1]
             own = join(paid @ value[:, :, :end]) + self.match(matches(found).transpose(1, 2).flatten(2))
-            if age is not None:
-                own = own + self.ages.value((paid.transpose(1, 2) @ age).flatten(2))
+            if self.timed:
+                paid = paid.transpose(1, 2)  # [V, T', H, T]
+                ages = paid[..., recent:] @ age + paid[..., :recent].sum(-1, keepdim=True) * oldest
+                own = own + self.ages.value(ages.flatten(2))
             read.append(own)
         x = x + self.out(torch.cat(read, dim=1))
         return x + self.feed_forward(self.norm2(x))
@@ -191,7 +199,7 @@ class Ages(nn.Module):
 class Layer(nn.Module):
     def __init__(self, config: ReaderConfig) -> None:
         super().__init__()
-        self.heads, self.k = config.heads, config.k or EVERY
+        self.heads, self.k, self.oldest_s = config.heads, config.k or EVERY, config.oldest_s
         width = config.width
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.ask = nn.Linear(width, width), nn.Linear(width, width)  # of words, and of frames
@@ -246,7 +254,7 @@ class Layer(nn.Module):
         found = found + self.log_looks_scale.exp()[:, None, None] * (
             named @ embeddings[:, None, None].transpose(-1, -2)
         )
-        age = waves(age_s) if age_s is not None else None
+        age = waves(age_s, self.oldest_s) if age_s is not None else None
         if age is not None:
             found = found + self.ages.bias(age).permute(0, 1, 3, 2)[:, :, :, None]
         found = nearest(found.masked_fill(~allowed[:, :, None, None], NEVER), self.k)

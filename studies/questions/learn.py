@@ -171,6 +171,7 @@ def reader_config(
         frame_layers=learn.frame_layers,
         k=learn.k if study.model(name).way in ("memory", "captions") else None,
         timed=study.watching(name).timed,
+        oldest_s=max(example.longest_s for example in examples),
         answers=answers,
         open=open,
     )

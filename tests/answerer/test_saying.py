@@ -53,7 +53,7 @@ def repeater():
 
 def reader_of(watching):
     torch.manual_seed(0)
-    return Reader(ReaderConfig(6, 32, 16, 2, 1, 1, None, watching.timed, len(LISTED), OPEN))
+    return Reader(ReaderConfig(6, 32, 16, 2, 1, 1, None, watching.timed, 40.0, len(LISTED), OPEN))
 
 
 def examples_of(count, **more):

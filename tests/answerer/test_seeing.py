@@ -58,7 +58,7 @@ def encoder_of(folder, stored=None):
 
 def reader_of(watching):
     torch.manual_seed(0)
-    return Reader(ReaderConfig(8, 32, 16, 2, 1, 1, None, watching.timed, len(COLOURS)))
+    return Reader(ReaderConfig(8, 32, 16, 2, 1, 1, None, watching.timed, 40.0, len(COLOURS)))
 
 
 def examples_of(videos, start_s=0.0):

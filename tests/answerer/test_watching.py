@@ -35,7 +35,7 @@ WAYS = [
 
 
 def config(watching, k=None):
-    return ReaderConfig(6, 5, 16, 2, 2, 1, k, watching.timed, len(ANSWERS))
+    return ReaderConfig(6, 5, 16, 2, 2, 1, k, watching.timed, 100.0, len(ANSWERS))
 
 
 def reader_of(watching, k=None):
@@ -357,3 +357,15 @@ def test_a_saved_reader_answers_as_before_and_what_is_none_is_refused(tmp_path, 
     assert torch.equal(scores(reader, watching, examples)[0], scores(again, saved, examples)[0])
     with pytest.raises(ValueError, match="holds no reader that this revision can read"):
         load_reader(tmp_path)
+
+
+def test_ages_beyond_those_in_training_count_as_the_oldest_there(examples):
+    reader, [first, *_] = reader_of(WAYS[-2]), examples
+
+    def stored_at(times):
+        embeddings = torch.tensor(np.array(first.video.embeddings[:3], np.float32))[None]
+        with torch.no_grad():
+            return reader.remember(embeddings, embeddings, torch.tensor([times])).values[0]
+
+    assert torch.equal(stored_at([0.0, 200.0, 500.0]), stored_at([0.0, 3000.0, 9000.0]))
+    assert not torch.equal(stored_at([0.0, 2.0, 5.0]), stored_at([0.0, 30.0, 90.0]))

@@ -160,7 +160,7 @@ def asked_long(tmp_path_factory, scenes, questions):
         for name in TINY["models"]:
             torch.manual_seed(0)
             k = 4 if name == "memory" else None
-            reader = Reader(ReaderConfig(WIDTH, 32, 16, 2, 1, 1, k, study.watching(name).timed, len(answers)))
+            reader = Reader(ReaderConfig(WIDTH, 32, 16, 2, 1, 1, k, study.watching(name).timed, 40.0, len(answers)))
             save_reader(MODELS / name / "seed-0", reader, study.watching(name), answers)
             answer.main(name)
         long.main()
