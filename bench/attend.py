@@ -3,7 +3,7 @@
 On made-up pictures and cells, in CPU seconds on one thread (ratios of the two sides, measured in turn):
 features against the bare forward pass of the same net, a training step against the same captions one at a time, beam
 search of a batch against one segment at a time and against one beam of one segment at a time (in both, each caption's
-arithmetic is the same, and two thirds of the batch's time is the attention's), and maps of a segment against one
+arithmetic is the same, and half of the batch's time is the attention's), and maps of a segment against one
 backward pass for each cell in time.
 """
 
