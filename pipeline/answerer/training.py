@@ -78,8 +78,11 @@ class AnswerTraining(Training):
         generator = torch.Generator().manual_seed(seed)
         total, right, count, missed = self._loss(batch, self.glimpses, generator)
         questions = self._log("train", "the loss", total, right, count)
+        total = total + self.evidence_loss * missed
+        if self.trainer.world_size > 1:
+            total = total + self._every_parameter()
         # Gradients are averaged over processes; this makes that the mean over all their questions.
-        return (total + self.evidence_loss * missed) / (questions / self.trainer.world_size)
+        return total / (questions / self.trainer.world_size)
 
     def validation_step(self, batch: Batch, _: int) -> None:
         self._log("val", "the validation loss", *self._loss(batch, self.val_glimpses, self.grid)[:3])
@@ -100,12 +103,16 @@ class AnswerTraining(Training):
             )
         return questions
 
+    def _every_parameter(self) -> Tensor:
+        """0, with a gradient of every parameter: other processes wait for them all, and few models use all."""
+        nothing = torch.zeros((), device=self.device)
+        return sum((p.sum() for p in self.parameters() if p.requires_grad), nothing) * 0.0
+
     def _loss(self, batch: Batch, glimpses: int, grid: Grid | torch.Generator) -> tuple[Tensor, Tensor, int, Tensor]:
         """The sum of the questions' losses, how many are right, how many there are, and the sum of `unfound`."""
         if not batch.targets:
-            # No videos here, but the other processes wait for a gradient of every parameter.
             nothing = torch.zeros((), device=self.device)
-            return sum((p.sum() for p in self.parameters() if p.requires_grad), nothing) * 0.0, nothing, 0, nothing
+            return nothing, nothing, 0, nothing  # no videos for this process
         questions = batch.lengths.shape[1]
         wanted = self.training and self.evidence_loss > 0
         sample = sampler(self.watching, glimpses, grid)

@@ -265,7 +265,7 @@ def test_an_encoder_that_cannot_read_leaves_questions_without_looks(tmp_path, mo
     assert not word_looks(tmp_path / "cannot", "cpu")(["star", "red"]).any()
 
 
-def test_the_losses_of_two_processes_add_up_to_that_of_one_and_one_without_videos_has_a_gradient(examples, tmp_path):
+def test_the_losses_of_two_processes_add_up_to_that_of_one(examples, tmp_path):
     def part(some):
         loss, right, count, lost = module._loss(collate(some), 1, "ends")
         return float(loss.detach()), float(right), count, float(lost.detach())
@@ -276,9 +276,7 @@ def test_the_losses_of_two_processes_add_up_to_that_of_one_and_one_without_video
     module = AnswerTraining(reader_of(watching), watching, rate, params_file=tmp_path, **more)
     whole, first, second = part(examples), part(examples[:1]), part(examples[1:])
     assert whole == pytest.approx([a + b for a, b in zip(first, second, strict=True)], rel=1e-4)
-    loss, _, count, _ = module._loss(collate([]), 1, "ends")
-    loss.backward()
-    assert count == 0 and all(p.grad is not None and not p.grad.any() for p in module.parameters())
+    assert part([]) == (0.0, 0.0, 0, 0.0)
 
 
 @pytest.mark.parametrize("watching", WAYS, ids=lambda one: f"{one.way}-{one.fusion}-{one.write_below}")

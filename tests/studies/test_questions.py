@@ -1,7 +1,9 @@
 """The study of questions: its settings, and from questions to the table on made-up embeddings."""
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -199,6 +201,18 @@ def studied(tmp_path_factory):
         table.main()
         torch.set_num_threads(threads)
     return folder, output.getvalue()
+
+
+@pytest.mark.parametrize("model", ["blind", "open"])
+def test_two_processes_train_a_model_that_does_not_use_every_weight(studied, tmp_path, model):
+    folder = Path(shutil.copytree(studied[0], tmp_path / "two"))
+    shutil.rmtree(folder / "studies/questions/models")
+    settings(folder / FILE, {"learn": {"devices": 2}}, original=folder / FILE)
+    command, here = [sys.executable, "-m", "studies.questions.learn", model], str(Path.cwd())
+    run = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": here}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.count(f"learn {model}, seed 0: 1 epochs") == 1
+    assert (folder / f"studies/questions/models/{model}/seed-0/reader.safetensors").is_file()
 
 
 def test_what_cannot_be_asked_is_dropped_and_counted(studied):
