@@ -26,6 +26,7 @@ from pipeline.training.batches import ExampleData
 from pipeline.training.loop import Optimization, Outcome
 from pipeline.training.module import Training
 from pipeline.training.optimizers import CombinedOptimizer, make_optimizer, with_schedule
+from pipeline.training.processes import zero_of
 
 CONFIG_FILE, WEIGHTS_FILE, ANSWERS_FILE = "config.json", "reader.safetensors", "ans2label.json"
 LANGUAGE_MODEL = "language_model"  # folder beside them, of the one that reads questions where it is not the decoder
@@ -80,7 +81,7 @@ class AnswerTraining(Training):
         questions = self._log("train", "the loss", total, right, count)
         total = total + self.evidence_loss * missed
         if self.trainer.world_size > 1:
-            total = total + self._every_parameter()
+            total = total + zero_of(self)
         # Gradients are averaged over processes; this makes that the mean over all their questions.
         return total / (questions / self.trainer.world_size)
 
@@ -102,11 +103,6 @@ class AnswerTraining(Training):
                 sync_dist=True,
             )
         return questions
-
-    def _every_parameter(self) -> Tensor:
-        """0, with a gradient of every parameter: other processes wait for them all, and few models use all."""
-        nothing = torch.zeros((), device=self.device)
-        return sum((p.sum() for p in self.parameters() if p.requires_grad), nothing) * 0.0
 
     def _loss(self, batch: Batch, glimpses: int, grid: Grid | torch.Generator) -> tuple[Tensor, Tensor, int, Tensor]:
         """The sum of the questions' losses, how many are right, how many there are, and the sum of `unfound`."""

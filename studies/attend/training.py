@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pipeline.training.loop import Optimization
 from pipeline.training.module import Training
+from pipeline.training.processes import zero_of
 from studies.attend.examples import Examples
 from studies.attend.model import AttendingCaptioner
 from studies.attend.settings import FILE
@@ -42,6 +43,8 @@ class AttendTraining(Training):
         self.log(
             "train/loss", whole / whole_words, on_epoch=True, on_step=False, batch_size=whole_words, sync_dist=True
         )
+        if self.trainer.world_size > 1:
+            total = total + zero_of(self)
         # The mean over processes, which is what becomes of their gradients, is then the mean over all their words.
         return total / (whole_words / self.trainer.world_size)
 
@@ -53,8 +56,8 @@ class AttendTraining(Training):
 
     def _loss(self, batch: Examples, captions: Sequence[Sequence[str]], teacher_forcing: float) -> tuple[Tensor, int]:
         """Negative log-likelihood of these captions of each segment, and how many words they have, ends included."""
-        if batch.batch is None:  # the other processes wait for a gradient of every parameter
-            return sum((p.sum() for p in self.parameters()), torch.zeros((), device=self.device)) * 0.0, 0
+        if batch.batch is None:  # no segments for this process
+            return torch.zeros((), device=self.device), 0
         tokens = pad([[self.token_ids[caption] for caption in own] for own in captions]).to(self.device)
         seen = self.captioner.look(batch.batch)
         log_probs, _ = self.captioner.log_probs(seen, tokens, teacher_forcing=teacher_forcing)
