@@ -126,7 +126,7 @@ def answer(
                     first, log_probs = zip(*best, strict=True)
                     cost, once = _cost(reader, batch, seen, v, q, watching, n, encoder_gflop, len(example.targets))
                     if speaker and options is None:
-                        cost += speaker.gflop(target.question.question, first[0], rows=_rows(watching, n), beams=FIRST)
+                        cost += speaker.gflop(target.question.question, first[0], rows=watching.rows(n), beams=FIRST)
                     yield _row(target, seen, v, q, n, first, log_probs, number, (seconds, once_seconds), (cost, once))
 
 
@@ -145,14 +145,8 @@ def say(reader: Reader, speaker: Speaker, features: Tensor, batch: Batch) -> dic
     }
     if not asked:
         return {}
-    at_v, at_q = zip(*asked, strict=True)
-    prefixes = reader.prefixes(features).unflatten(1, (batch.lengths.shape[1], -1))[list(at_v), list(at_q)]
+    prefixes = reader.prefixes(features, batch.lengths.shape[1], list(asked))
     return dict(zip(asked, speaker.answers(prefixes, list(asked.values()), beams=FIRST), strict=True))
-
-
-def _rows(watching: Watching, n: int) -> int:
-    """That answer one question."""
-    return n if watching.alone else 1
 
 
 def _row(
@@ -227,11 +221,8 @@ def _cost(
     words = int(batch.there[v, q].sum())
     if watching.way != "memory":
         # Rows of frames of their own, which are encoded and stored for this question.
-        rows, frames = {
-            "blind": (1, 0),
-            "frame": (1, 1),
-            "sparse": (n, watching.frames) if watching.alone else (1, n * watching.frames),
-        }[watching.way]
+        rows = watching.rows(n)
+        frames = {"blind": 0, "frame": 1, "sparse": n * watching.frames}[watching.way] // rows
         own = flops(reader.config, words, frames, float(frames)) / 1e9
         return rows * (own + encoder_gflop * frames), 0.0
     encoded, stored = int(batch.lengths[v].max()), int(seen.allowed[v].any(0).sum())

@@ -14,6 +14,7 @@ E embedding width   D width   H heads   d = D / H   S states of the language mod
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -303,10 +304,19 @@ class Reader(nn.Module):
         self.option_head = nn.Linear(2 * config.width, 1)
         self.count_head = nn.Linear(2 * config.width, 1)
 
-    def prefixes(self, features: Tensor) -> Tensor:
-        """What a language model is told before it says the answer: [V, R, 2D] -> [V, R, P, its width]."""
+    def prefixes(self, features: Tensor, questions: int, places: Sequence[tuple[int, int]]) -> Tensor:
+        """What a language model is told before it says the answers to M questions: [M, n, P, its width].
+
+        Args:
+            features: [V, R, 2D], of n rows for each of the `questions` of a video.
+            places: the video and the question in it of each of the M.
+        """
         assert self.config.open
-        return self.open_head(features).unflatten(-1, (self.config.open.prefix, -1))
+        by_question = (
+            self.open_head(features).unflatten(-1, (self.config.open.prefix, -1)).unflatten(1, (questions, -1))
+        )
+        at_v, at_q = zip(*places, strict=True)
+        return by_question[list(at_v), list(at_q)]
 
     def remember(self, embeddings: Tensor, before: Tensor, time_s: Tensor) -> Memory:
         """Keys and values of frames in the order of time.

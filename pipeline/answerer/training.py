@@ -21,6 +21,7 @@ from pipeline.answerer.saying import Speaker
 from pipeline.answerer.seeing import TrainedEncoder
 from pipeline.answerer.watching import Seen, Watching, fused, sampler, watch
 from pipeline.files.aside import write_text
+from pipeline.language.decoder import load_decoder
 from pipeline.training import loop
 from pipeline.training.batches import ExampleData
 from pipeline.training.loop import Optimization, Outcome
@@ -163,11 +164,12 @@ def said_by(
     if not rows:
         return {}
     at_v, at_q, questions, answers, scores = zip(*rows, strict=True)
-    prefixes = reader.prefixes(features).unflatten(1, (batch.lengths.shape[1], -1))[list(at_v), list(at_q)]
+    places = list(zip(at_v, at_q, strict=True))
+    prefixes = reader.prefixes(features, batch.lengths.shape[1], places)
     log_probs, greedy = speaker.said(prefixes, questions, answers)
     found: dict[tuple[int, int], tuple[Tensor, float]] = {}
-    for v, q in dict.fromkeys(zip(at_v, at_q, strict=True)):
-        own = [number for number, row in enumerate(rows) if row[:2] == (v, q)]
+    for v, q in dict.fromkeys(places):
+        own = [number for number, place in enumerate(places) if place == (v, q)]
         weights = log_probs.new_tensor([scores[number] for number in own])
         worth = max(scores[number] * float(greedy[number]) for number in own)
         found[v, q] = -(weights * log_probs[own]).sum() / weights.sum(), worth
@@ -256,9 +258,20 @@ def load_reader(folder: Path) -> tuple[Reader, Watching, list[str]]:
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
         answers = json.loads((folder / ANSWERS_FILE).read_text())
-        of_open = config["reader"].pop("open", None)  # earlier revisions wrote none
+        of_open = config["reader"].pop("open")
         reader = Reader(ReaderConfig(**config["reader"], open=of_open and OpenConfig(**of_open)))
         reader.load_state_dict(load_file(folder / WEIGHTS_FILE))
         return reader.eval(), Watching(**config["watching"]), sorted(answers, key=lambda answer: answers[answer])
     except (OSError, KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{folder} holds no reader that this revision can read: {str(error)[:200]}") from None
+
+
+def load_speaker(folder: Path, decoder: Path, reader: Reader, watching: Watching) -> Speaker | None:
+    """What says the answers of the reader in `folder`: the language model that learned with it, or else the decoder of
+    that folder; None of a reader that chooses from a list. Raises ValueError as `load_decoder` and Speaker do.
+    """
+    if reader.config.open is None:
+        return None
+    own = folder / SPEAKER
+    says = own if own.exists() else decoder
+    return Speaker(*load_decoder(says), reader.config.open, watching, where=str(says))

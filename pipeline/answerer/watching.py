@@ -41,6 +41,10 @@ class Watching:
         """Whether each glimpse answers by itself."""
         return self.way == "sparse" and self.fusion != "joint"
 
+    def rows(self, n: int) -> int:
+        """That answer one question of n glimpses."""
+        return n if self.alone else 1
+
     @property
     def timed(self) -> bool:
         return self.way == "memory" or (self.way == "sparse" and self.fusion == "joint")
@@ -99,7 +103,7 @@ def watch(
     time_s = batch.time_s[video, index]  # [V, Q, n, f]
     # A glimpse's first frame has none before it, its others have.
     before = torch.cat([embeddings[..., :1, :], embeddings[..., :-1, :]], dim=-2)
-    rows = n if watching.alone else 1
+    rows = watching.rows(n)
     own = videos * questions * rows, n * frames // rows  # as many rows see so many frames each, which are their own
     memory = reader.remember(embeddings.reshape(*own, -1), before.reshape(*own, -1), time_s.reshape(own))
     of_text = (batch.words, batch.states, batch.looks, batch.there)

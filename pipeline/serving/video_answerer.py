@@ -19,7 +19,7 @@ from pipeline.answerer.answering import Answer, answer
 from pipeline.answerer.examples import Look, Text, asked, make_examples, read_texts, text_width, word_looks, words_of
 from pipeline.answerer.reader import Reader
 from pipeline.answerer.saying import Speaker
-from pipeline.answerer.training import LANGUAGE_MODEL, SPEAKER, load_reader
+from pipeline.answerer.training import LANGUAGE_MODEL, load_reader, load_speaker
 from pipeline.answerer.watching import Watching
 from pipeline.dataset.questions.formats import MAX_TEXT
 from pipeline.dataset.questions.question import Question
@@ -114,11 +114,7 @@ class VideoAnswerer:
                 f"{folder} was trained with a language model of {reader.config.text_width // 2} numbers a word, "
                 f"{own if own.exists() else decoder_folder} has {found // 2}: train it again with make questions"
             )
-        speaker = None
-        if reader.config.open:
-            learned = folder / SPEAKER
-            says = learned if learned.exists() else decoder_folder
-            speaker = Speaker(*load_decoder(says), reader.config.open, watching, where=str(says))
+        speaker = load_speaker(folder, decoder_folder, reader, watching)
         looks = word_looks(encoder_folder, params.device)
         return cls(params, encoder, looks, *reads, reader, watching, answers, speaker)
 

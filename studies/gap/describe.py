@@ -50,6 +50,10 @@ class Describe:
         """Loaded once, where it is first needed."""
         return coca_model.load_coca(COCA, device=choose_device(self.device))
 
+    @cached_property
+    def parameters(self) -> int:
+        return sum(weights.numel() for weights in self.coca.model.parameters())
+
     def __call__(self, items: Mapping[str, Entry], *, cores: int) -> Iterator[VideoRows]:
         schema = schema_of(self.coca.width)
         with progress.bar(total=len(items), desc="describe", unit="video") as bar:
@@ -103,8 +107,7 @@ class Describe:
 
     def note(self, video_id: str, cpu_s: float) -> None:
         """Also of a video whose shard a kill loses: what is noted last counts."""
-        parameters = sum(weights.numel() for weights in self.coca.model.parameters())
-        line = json.dumps({"video_id": video_id, "cpu_s": round(cpu_s, 6), "parameters": parameters}) + "\n"
+        line = json.dumps({"video_id": video_id, "cpu_s": round(cpu_s, 6), "parameters": self.parameters}) + "\n"
         with DESCRIBING.open("a") as file:
             file.write(line)
 

@@ -23,8 +23,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.answerer.answering import SCHEMA, Answer, answer
-from pipeline.answerer.saying import Speaker
-from pipeline.answerer.training import LANGUAGE_MODEL, SPEAKER, load_reader
+from pipeline.answerer.training import LANGUAGE_MODEL, load_reader, load_speaker
 from pipeline.dataset.questions.question import Question, from_table
 from pipeline.features.encoder import load_encoder
 from pipeline.files.aside import aside, write_text
@@ -59,14 +58,10 @@ def main(model: str, glimpses: int | None = None) -> None:
     examples = read_examples([split], read_answer_list(ANSWER_LIST), reads, captions=captions)[split]
     gflop = 0.0 if captions else encoder_gflop(ENCODER)  # what the captions cost is not counted
     for seed in study.seeds:
-        reader, watching, answers = load_reader(MODELS / model / f"seed-{seed}")
+        folder = MODELS / model / f"seed-{seed}"
+        reader, watching, answers = load_reader(folder)
         trained = study.model(model).encoder == "trained"
-        encoder = read_encoder(MODELS / model / f"seed-{seed}" / TRAINED_ENCODER) if trained else None
-        speaker = None
-        if reader.config.open:
-            own = MODELS / model / f"seed-{seed}" / SPEAKER
-            says = own if own.exists() else DECODER
-            speaker = Speaker(*load_decoder(says), reader.config.open, watching, where=str(says))
+        encoder = read_encoder(folder / TRAINED_ENCODER) if trained else None
         rows = list(
             answer(
                 reader,
@@ -77,7 +72,7 @@ def main(model: str, glimpses: int | None = None) -> None:
                 grid=study.learn.grid,
                 batch_size=study.answer.batch_size,
                 encoder_gflop=gflop,
-                speaker=speaker,
+                speaker=load_speaker(folder, DECODER, reader, watching),
                 encoder=encoder,
             )
         )

@@ -121,20 +121,18 @@ def test_the_first_answers_are_the_likeliest_with_the_probabilities_that_trainin
             assert float(again) == pytest.approx(value, abs=1e-4)
 
 
+def learn(reader, speaker, train, val, folder):
+    rate = replace(OPTIMIZATION, epochs=12, learning_rate=1e-2, batch_size=8)
+    settings = {"glimpses": 1, "val_glimpses": 1, "grid": "ends", "evidence_loss": 0.0}
+    files = {"name": "test", "work": folder / "work", "params_file": folder}
+    return train_reader(reader, LAST, train, val, rate, speaker=speaker, **settings, **files)
+
+
 def test_an_open_head_learns_to_say_what_is_not_in_the_list(tmp_path, repeater):
     train, val = examples_of(96)[:80], examples_of(96)[80:]
     reader, speaker = reader_of(LAST), speaker_of(LAST, decoder=repeater)
     before = [weight.clone() for weight in speaker.parameters()]
-    rate = replace(OPTIMIZATION, epochs=12, learning_rate=1e-2, batch_size=8)
-    settings = {
-        "glimpses": 1,
-        "val_glimpses": 1,
-        "grid": "ends",
-        "name": "test",
-        "params_file": tmp_path,
-        "evidence_loss": 0.0,
-    }
-    train_reader(reader, LAST, train, val, rate, work=tmp_path / "work", speaker=speaker, **settings)
+    learn(reader, speaker, train, val, tmp_path)
     assert all(torch.equal(old, new) for old, new in zip(before, speaker.parameters(), strict=True))
     save_reader(tmp_path / "saved", reader, LAST, LISTED)
     assert load_reader(tmp_path / "saved")[0].config == reader.config
@@ -155,16 +153,7 @@ def test_a_language_model_that_knows_no_answers_can_learn_with_the_reader(tmp_pa
     reader = reader_of(LAST)
     speaker = Speaker(make_decoder(), make_tokenizer(), OPEN, LAST, where="models/decoder", learns=True)
     before = [weight.clone() for weight in speaker.parameters()]
-    rate = replace(OPTIMIZATION, epochs=12, learning_rate=1e-2, batch_size=8)
-    settings = {
-        "glimpses": 1,
-        "val_glimpses": 1,
-        "grid": "ends",
-        "name": "test",
-        "params_file": tmp_path,
-        "evidence_loss": 0.0,
-    }
-    outcome = train_reader(reader, LAST, train, val, rate, work=tmp_path / "work", speaker=speaker, **settings)
+    outcome = learn(reader, speaker, train, val, tmp_path)
     assert not any(torch.equal(old, new) for old, new in zip(before, speaker.parameters(), strict=True))
     assert outcome.best_loss < 0.5
 
