@@ -7,7 +7,7 @@ Writes metrics/gap/gap.json (flat), metrics/gap/gaps.json (every figure and inte
 shift.csv, training.csv, depth.csv, svd.png, cones.png.
 
 Levels: frame and the caption the CoCa wrote of it; segment (the mean of its frames' unit embeddings) and its first
-reference; video (the same of all its frames) and the mean of its segments' sentences.
+reference; video (the same of all its frames) and its sentence (summarise.per: video), or the mean of its segments'.
 """
 
 from collections.abc import Iterator, Sequence
@@ -196,6 +196,8 @@ def pairs_of(level: Level, embeds: Embeds, split: str) -> Pairs | None:
             own = [[s.captions[0]] for s in with_frames]
         else:
             sentence = [summaries[s.segment_id] for s in of_video[video_id] if s.segment_id in summaries]
+            if len(set(sentence)) == 1:
+                sentence = sentence[:1]  # of the whole video: it states what it states however many segments there are
             images += [rows.mean(0)] if sentence else []
             own = [sentence] if sentence else []
         texts += own

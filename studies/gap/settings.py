@@ -65,6 +65,7 @@ class DescribeParams(Section):
 
 class SummariseParams(Section):
     split: Split
+    per: Literal["segment", "video"]
     keep: Literal["all", "distinct", "diverse", "clusters"]
     count: Positive
     method: Literal["t5", "template", "huggingface", "server"]

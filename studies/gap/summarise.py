@@ -1,10 +1,13 @@
-"""One sentence for each segment, from what its frames' captions say; then its scores.
+"""One sentence for each segment or whole video, from what its frames' captions say; then its scores.
 
 Reads studies/gap/out/described/, data/videos/segments.parquet, what `evaluate` reads, and studies/gap/params.yaml
 (summarise). Writes studies/gap/out/captions.parquet (.csv, .json; in the project's schema), evidence.parquet (for each
-segment: which frames' captions were kept, tokens, seconds, attempts, error), and metrics/gap/captions.json,
-coverage.json, segments.parquet, kinds.csv, as `evaluate` writes them; and cost.json: what a caption cost, from frames
+sentence: which frames' captions were kept, tokens, seconds, attempts, error), and metrics/gap/captions.json,
+coverage.json, segments.parquet, kinds.csv, as `evaluate` writes them; and cost.json: what a sentence cost, from frames
 on (studies/gap/out/describing.jsonl), for pipeline.table.
+
+A dataset has no reference for a whole video. So the sentence of a video is said of each of its segments and scored as
+said of them, and the built-in T5 learns it from the references of all of them.
 
 A row that was written is kept if the stage is stopped: the same run goes on behind it. With summarise.method: server a
 chat model writes them (section server); its key comes from the environment variable VLM_API_KEY.
@@ -12,6 +15,7 @@ chat model writes them (section server); its key comes from the environment vari
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -68,7 +72,7 @@ TABLES = ("captions.json", "coverage.json", "segments.parquet", "kinds.csv")  # 
 
 @dataclass(frozen=True)
 class Written:
-    """What is said of a segment. As `caption_table.Generated`."""
+    """What is said of a segment or a video. As `caption_table.Generated`."""
 
     caption: str
     log_prob: None
@@ -83,12 +87,16 @@ class Written:
 
 @dataclass(frozen=True)
 class Described:
-    """What a segment's frames say."""
+    """What the frames of a segment say; or those of a video, which is then a segment of the video's name."""
 
     segment: Segment
     frames: list[int]
     captions: list[str]
     held: int  # bytes that a stream holds when the segment ends: what is kept is not known before
+
+    @property
+    def id(self) -> str:
+        return self.segment.segment_id
 
 
 def main() -> None:
@@ -103,8 +111,8 @@ def main() -> None:
         done, parameters = by_server(study, chosen, params.seed), None
     else:
         done, parameters = here(params, options, chosen, described["train"])
-    write_captions(CAPTIONS, [one.segment for one in chosen], {id: one for id, one in done.items() if one.caption})
-    write_evidence(EVIDENCE, done)
+    write_captions(CAPTIONS, segments, said_of(segments, options, done))
+    write_evidence(EVIDENCE, chosen, done)
     scored = params.on_split(options.split)
     cost = cost_of(chosen, done, read_describing(), parameters, by_clock=options.method == "server")
     write_text(COST, json.dumps(cost, indent=2) + "\n")
@@ -112,7 +120,7 @@ def main() -> None:
     journal_of(options, chosen).unlink(missing_ok=True)
     failed = [one.error for one in done.values() if not one.caption]
     reason = f" (the first: {failed[0]})" if failed else ""
-    counted = f"{len(done) - len(failed)} of {len(chosen)} segments"
+    counted = f"{len(done) - len(failed)} of {len(chosen)} {options.per}s"
     print(f"summarise: {counted} by {options.method}, {len(failed)} without a sentence{reason}")
     print(line)
 
@@ -120,28 +128,29 @@ def main() -> None:
 def here(
     params: Params, options: SummariseParams, chosen: Sequence[Described], train: Sequence[Described]
 ) -> tuple[dict[str, Written], int]:
-    """What a summariser on this machine writes, by segment, and its parameters; what an earlier run wrote is read."""
+    """What a summariser on this machine writes, by id, and its parameters; what an earlier run wrote is read."""
     journal = journal_of(options, chosen)
-    done = read_journal(journal)
-    todo = [one for one in chosen if one.segment.segment_id not in done]
+    parameters, done = read_journal(journal)
+    todo = [one for one in chosen if one.id not in done]
+    if parameters is not None and not todo:
+        return done, parameters
     summariser = make_summariser(params, options, train)
-    if todo:
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        write_text(
-            journal, "".join(journal_line(id, one) for id, one in done.items())
-        )  # without a line that was cut off
-        with journal.open("a") as file, progress.bar(total=len(todo), desc="summarise", unit="segment") as bar:
-            for at in range(0, len(todo), options.batch_size):
-                for id, one in write(summariser, todo[at : at + options.batch_size]).items():
-                    done[id] = one
-                    file.write(journal_line(id, one))
-                file.flush()
-                bar.update(len(todo[at : at + options.batch_size]))
-    return done, summariser.parameters if isinstance(summariser, LanguageModel) else 0
+    parameters = summariser.parameters if isinstance(summariser, LanguageModel) else 0
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    # Whole, without a line that was cut off.
+    write_text(journal, "".join([head_line(parameters), *(journal_line(id, one) for id, one in done.items())]))
+    with journal.open("a") as file, progress.bar(total=len(todo), desc="summarise", unit=options.per) as bar:
+        for at in range(0, len(todo), options.batch_size):
+            for id, one in write(summariser, todo[at : at + options.batch_size]).items():
+                done[id] = one
+                file.write(journal_line(id, one))
+            file.flush()
+            bar.update(len(todo[at : at + options.batch_size]))
+    return done, parameters
 
 
 def by_server(study: GapStudy, chosen: Sequence[Described], seed: int) -> dict[str, Written]:
-    """What a chat model behind a server writes, by segment; what it replied once is not asked again.
+    """What a chat model behind a server writes, by id; what it replied once is not asked again.
 
     Raises ValueError if the server refuses, or if too many requests failed for reasons that can pass.
     """
@@ -151,7 +160,7 @@ def by_server(study: GapStudy, chosen: Sequence[Described], seed: int) -> dict[s
         raise ValueError(f"no module {error.name}: pip install -r requirements-vlm.txt") from None
     options, own = study.summarise, study.server
     template = read_prompt(Path(options.prompt))
-    speaking = {one.segment.segment_id: one for one in chosen if one.captions}
+    speaking = {one.id: one for one in chosen if one.captions}
     model = Server(
         name=options.name,
         base_url=own.base_url,
@@ -201,7 +210,7 @@ def by_server(study: GapStudy, chosen: Sequence[Described], seed: int) -> dict[s
 
 
 def frames_say(segments: Sequence[Segment], options: SummariseParams) -> list[Described]:
-    """The kept captions of each segment whose video was described, in the order of time."""
+    """The kept captions of each segment whose video was described, or of the video, in the order of time."""
     index = shards.index(DESCRIBED)
     of_video: dict[str, list[Segment]] = {}
     for segment in segments:
@@ -213,7 +222,7 @@ def frames_say(segments: Sequence[Segment], options: SummariseParams) -> list[De
     tables = dict(shards.iterate(DESCRIBED, there, names)) if there else {}
     for video_id, own in sorted(of_video.items()):
         table = tables.get(video_id)
-        for segment in own:
+        for segment in own if options.per == "segment" else [whole(own)]:
             if table is None:
                 found.append(Described(segment, [], [], 0))
                 continue
@@ -226,6 +235,22 @@ def frames_say(segments: Sequence[Segment], options: SummariseParams) -> list[De
             held = held_bytes(options.keep, captions, table.schema.field("text_embedding").type.list_size)
             found.append(Described(segment, [frames[i] for i in kept], [captions[i] for i in kept], held))
     return found
+
+
+def whole(segments: Sequence[Segment]) -> Segment:
+    """A video as one segment, named as the video; its references are those of all its segments."""
+    references = tuple(caption for segment in segments for caption in segment.captions)
+    return Segment(segments[0].video_id, segments[0].video_id, segments[0].split, 0.0, math.inf, references, None)
+
+
+def said_of(segments: Sequence[Segment], options: SummariseParams, done: Mapping[str, Written]) -> dict[str, Written]:
+    """By segment_id what is said of it: its own sentence, or its video's."""
+    of_split = {
+        s.segment_id: s.segment_id if options.per == "segment" else s.video_id
+        for s in segments
+        if s.split == options.split
+    }
+    return {id: done[own] for id, own in of_split.items() if own in done and done[own].caption}
 
 
 def held_bytes(rule: str, captions: Sequence[str], width: int) -> int:
@@ -257,7 +282,7 @@ def make_summariser(params: Params, options: SummariseParams, train: Sequence[De
 
 
 def write(summariser: Summariser, chosen: Sequence[Described]) -> dict[str, Written]:
-    """Segments whose frames say nothing get a row without a sentence; what fails for a batch is tried one by one."""
+    """Those whose frames say nothing get a row without a sentence; what fails for a batch is tried one by one."""
     speaking = [one for one in chosen if one.captions]
     started, attempts = time.process_time(), 1
     try:
@@ -266,7 +291,7 @@ def write(summariser: Summariser, chosen: Sequence[Described]) -> dict[str, Writ
         sentences, attempts = [summariser([one.captions])[0] for one in speaking], 2
     seconds = (time.process_time() - started) / max(len(speaking), 1)
     return without_sentence(chosen) | {
-        one.segment.segment_id: Written(
+        one.id: Written(
             sentence.text,
             None,
             one.frames,
@@ -282,9 +307,9 @@ def write(summariser: Summariser, chosen: Sequence[Described]) -> dict[str, Writ
 
 
 def without_sentence(chosen: Sequence[Described]) -> dict[str, Written]:
-    """The rows of segments whose frames say nothing."""
+    """The rows of those whose frames say nothing."""
     nothing = Written("", None, [], [], 0, 0, 0.0, 0, "no frame of it was described")
-    return {one.segment.segment_id: nothing for one in chosen}
+    return {one.id: nothing for one in chosen}
 
 
 def cost_of(
@@ -295,7 +320,7 @@ def cost_of(
     *,
     by_clock: bool,
 ) -> dict[str, Any]:
-    """What a caption cost from frames on, whichever run made it; None for what is not known.
+    """What a sentence cost from frames on, whichever run made it; None for what is not known.
 
     Describing is counted by whole videos, so frames between segments are a part of it; so are sentences that came to
     nothing.
@@ -322,7 +347,7 @@ def cost_of(
         "parameters": parameters + coca.pop() if parameters is not None and len(coca) == 1 else None,
         "cpu_s": None if by_clock else seconds,
         "seconds": seconds if by_clock else None,
-        "remembered_bytes": each([one.held for one in chosen if done[one.segment.segment_id].caption]),
+        "remembered_bytes": each([one.held for one in chosen if done[one.id].caption]),
         "tokens_in": each([one.tokens_in for one in done.values()]),
         "tokens_out": each([one.tokens_out for one in done.values()]),
     }
@@ -338,10 +363,14 @@ def read_describing() -> dict[str, dict[str, Any]]:
     return found
 
 
-def write_evidence(path: Path, written: dict[str, Written]) -> None:
-    rows = [{"segment_id": id, **asdict(one)} for id, one in sorted(written.items())]
+def write_evidence(path: Path, chosen: Sequence[Described], done: Mapping[str, Written]) -> None:
+    rows: list[dict[str, Any]] = []
+    for one in sorted(chosen, key=lambda one: one.id):
+        segment_id = None if one.id == one.segment.video_id else one.id
+        rows.append({"video_id": one.segment.video_id, "segment_id": segment_id, **asdict(done[one.id])})
     schema = pa.schema(
         [
+            ("video_id", pa.string()),
             ("segment_id", pa.string()),
             ("caption", pa.string()),
             ("frames", pa.list_(pa.int32())),
@@ -357,21 +386,30 @@ def write_evidence(path: Path, written: dict[str, Written]) -> None:
         pq.write_table(pa.Table.from_pylist([{k: row[k] for k in schema.names} for row in rows], schema), unfinished)
 
 
-def read_journal(path: Path) -> dict[str, Written]:
-    """What an earlier run of the same wrote, as far as its lines are whole."""
-    found = {}
+def read_journal(path: Path) -> tuple[int | None, dict[str, Written]]:
+    """The summariser's parameters and what it wrote, by id, in an earlier run, as far as its lines are whole."""
+    found: dict[str, Written] = {}
+    parameters = None
     for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             row = json.loads(line)
         except ValueError:
             break  # the kill came in the middle of it
-        id = row.pop("segment_id")
-        found[id] = Written(**row)
-    return found
+        if "parameters" in row:
+            parameters = row["parameters"]
+        else:
+            id = row.pop("id")
+            found[id] = Written(**row)
+    return parameters, found
 
 
-def journal_line(segment_id: str, one: Written) -> str:
-    return json.dumps({"segment_id": segment_id, **asdict(one)}) + "\n"
+def head_line(parameters: int) -> str:
+    """Kept, so that a run with nothing left to do need not make the summariser again."""
+    return json.dumps({"parameters": parameters}) + "\n"
+
+
+def journal_line(id: str, one: Written) -> str:
+    return json.dumps({"id": id, **asdict(one)}) + "\n"
 
 
 def journal_of(options: SummariseParams, chosen: Sequence[Described]) -> Path:
@@ -379,7 +417,7 @@ def journal_of(options: SummariseParams, chosen: Sequence[Described]) -> Path:
     parts = [
         options.model_dump_json(),
         code_fingerprint(Path(__file__)),
-        *(f"{s.segment.segment_id} {s.captions}" for s in chosen),
+        *(f"{one.id} {one.captions}" for one in chosen),
     ]
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     return OUT / f"unfinished-{name}.jsonl"

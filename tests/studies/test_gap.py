@@ -16,15 +16,19 @@ from pipeline.dataset.segments import Segment, from_table, to_table
 from pipeline.features import shards
 from pipeline.features.shards import VideoRows
 from pipeline.params import load_params
-from studies.gap import coca, describe, sentences, summarise
+from pipeline.scoring.caption_table import write_captions
+from pipeline.scoring.gap import unit
+from studies.gap import coca, describe, gap, sentences, summarise
 from studies.gap.coca import checkpoints
 from studies.gap.describe import choose
 from studies.gap.keep import keep
 from studies.gap.plots import draw_umap, first_vectors
 from studies.gap.sentences import Sentence, by_template, load_language_model, train_t5
+from studies.gap.settings import CAPTIONS as CAPTIONS_FILE
 from studies.gap.settings import DESCRIBED, FILE, FRAMES, SEGMENTS, DescribeParams, load_study
 from studies.gap.summarise import (
     Described,
+    Written,
     by_server,
     cost_of,
     frames_say,
@@ -32,6 +36,7 @@ from studies.gap.summarise import (
     journal_of,
     read_describing,
     read_journal,
+    said_of,
     write,
 )
 from tests.conftest import Page
@@ -283,7 +288,7 @@ def test_the_origins_setting_runs_at_a_tiny_size_and_only_what_changed_is_descri
     describe.main()
     assert {path.name: path.read_bytes() for path in DESCRIBED.iterdir()} == first
 
-    options = load_study().summarise
+    options = load_study().summarise.model_copy(update={"per": "segment"})
     kept = {one.segment.video_id: one for one in frames_say(from_table(pq.read_table(SEGMENTS["videos"])), options)}
     assert kept["v_none"].captions == [] and 1 <= len(kept["v_a"].captions) <= 3
     causal(tmp_path / "model")
@@ -325,9 +330,9 @@ def test_a_sentence_whose_batch_fails_is_tried_alone_and_a_journal_is_read_up_to
         "v#0": ("a star", 2),
         "v#1": ("a star", 2),
     }
-    lines = [json.dumps({"segment_id": id, **asdict(one)}) for id, one in written.items()]
+    lines = [json.dumps({"id": id, **asdict(one)}) for id, one in written.items()]
     (tmp_path / "journal").write_text(f"{lines[0]}\n{lines[1][:20]}")
-    assert read_journal(tmp_path / "journal") == {"v#0": written["v#0"]}
+    assert read_journal(tmp_path / "journal") == (None, {"v#0": written["v#0"]})
 
 
 def test_a_stopped_run_goes_on_behind_what_it_wrote_and_what_that_cost_counts(workspace):
@@ -337,8 +342,8 @@ def test_a_stopped_run_goes_on_behind_what_it_wrote_and_what_that_cost_counts(wo
     chosen = described(["a star", "a ring"], [], ["a star"])
     journal = journal_of(options, chosen)
     done, _ = summarise.here(load_params(), options, chosen, [])
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
-    assert [line["segment_id"] for line in lines] == ["v#0", "v#1", "v#2"]
+    head, *lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert head == {"parameters": 0} and [line["id"] for line in lines] == ["v#0", "v#1", "v#2"]
     journal.write_text(json.dumps(lines[0] | {"seconds": 7.0}) + "\n" + json.dumps(lines[1])[:30])
     again, parameters = summarise.here(load_params(), options, chosen, [])
     assert again["v#0"].seconds == 7.0 and again["v#1"] == done["v#1"] and parameters == 0
@@ -347,6 +352,95 @@ def test_a_stopped_run_goes_on_behind_what_it_wrote_and_what_that_cost_counts(wo
     captions = 2  # a row without a sentence is none
     assert cost["cpu_s"] == pytest.approx((3.0 + 7.0 + again["v#2"].seconds) / captions)
     assert (cost["parameters"], cost["tokens_in"], cost["tokens_out"]) == (100, (4 + 2) / 2, (5 + 2) / 2)
+
+
+def test_a_run_with_nothing_left_to_do_knows_the_t5s_parameters_without_training_it_again(workspace, monkeypatch):
+    workspace({"device": "cpu"})
+    tiny = {"method": "t5", "width": 16, "layers": 1, "heads": 2, "vocabulary": 300, "steps": 2, "max_new_tokens": 3}
+    options = load_study(ROOT / FILE).summarise.model_copy(update=tiny)
+    chosen = described(["a star"], ["a ring"])
+    train = [replace(one, segment=replace(one.segment, captions=("it rests",))) for one in chosen]
+    done, parameters = summarise.here(load_params(), options, chosen, train)
+    assert parameters > 1000
+    monkeypatch.setattr(summarise, "make_summariser", None)
+    assert summarise.here(load_params(), options, chosen, train) == (done, parameters)
+
+
+def test_a_whole_video_has_one_sentence_of_all_its_frames_which_is_said_of_each_of_its_segments(workspace):
+    workspace({})
+    rows = pa.table(
+        {
+            "frame_index": pa.array(range(4), pa.int32()),
+            "timestamp_s": [0.0, 1.0, 2.0, 3.0],
+            "caption": ["a star", "a ring", "a moon", "a star"],  # the moon is seen between the segments
+            "text_embedding": pa.array([[0.0, 1.0]] * 4, pa.list_(pa.float16(), 2)),
+        }
+    )
+    shards.update(
+        DESCRIBED,
+        schema=rows.schema,
+        shards=1,
+        fingerprints={"v": "1"},
+        compute=lambda ids: iter([VideoRows(id, rows, None) for id in ids]),
+    )
+    segments = [
+        Segment("v#0", "v", "test", 0.0, 2.0, ("a star and a ring",), None),
+        Segment("v#1", "v", "test", 3.0, 4.0, ("a star comes back",), None),
+        Segment("other#0", "other", "test", 0.0, 4.0, ("of no described video",), None),
+    ]
+    options = load_study(ROOT / FILE).summarise.model_copy(update={"method": "template", "per": "video"})
+    [video] = frames_say(segments, options)
+    assert (video.id, video.frames, video.captions) == ("v", [0, 1, 2], ["a star", "a ring", "a moon"])
+    assert video.segment.captions == ("a star and a ring", "a star comes back")  # what a T5 learns from
+    done, _ = summarise.here(load_params(), options, [video], [])
+    assert read_journal(journal_of(options, [video]))[1] == done
+    said = said_of(segments, options, done)
+    assert {id: one.caption for id, one in said.items()} == dict.fromkeys(
+        ["v#0", "v#1"], "a star, then a ring, then a moon"
+    )
+    summarise.write_evidence(Path("evidence.parquet"), [video], done)
+    [row] = pq.read_table("evidence.parquet").to_pylist()
+    assert (row["video_id"], row["segment_id"], row["frames"], row["attempts"]) == ("v", None, [0, 1, 2], 1)
+
+    per_segment = options.model_copy(update={"per": "segment"})
+    assert [one.captions for one in frames_say(segments, per_segment)] == [["a star", "a ring"], ["a star"]]
+    assert journal_of(per_segment, [video]) != journal_of(options, [video])
+
+
+class Letters:
+    """Both towers of an encoder that counts letters; a frame is all of them."""
+
+    def frames(self, video_id, frame_indices):
+        return np.ones((len(frame_indices), 26))
+
+    def texts(self, texts):
+        return np.array([[text.count(chr(97 + i)) for i in range(26)] for text in texts], float)
+
+
+def test_the_text_of_a_video_is_its_own_sentence_or_the_mean_of_its_segments(here):
+    write_videos({"v_a": 3, "v_b": 3})
+    coca.main()
+    describe.main()
+    segments = [
+        Segment(f"{id}#{i}", id, "test", float(i), i + 1.0, ("a caption",), None)
+        for id, count in (("v_a", 2), ("v_b", 1))
+        for i in range(count)
+    ]
+    pq.write_table(to_table(segments), SEGMENTS["videos"])
+    said = Written("a star", None, [0], ["a star"], 1, 1, 0.0, 1, "")
+    same = {one.segment_id: said for one in segments}
+
+    def pairs(captions):
+        write_captions(CAPTIONS_FILE, segments, captions)
+        return gap.pairs_of("video", Letters(), "test")
+
+    of_videos = pairs(same)  # as summarise.per: video writes them
+    assert of_videos.videos == ["v_a", "v_b"] and of_videos.facts == [("a star",), ("a star",)]
+    np.testing.assert_allclose(of_videos.texts, unit(Letters().texts(["a star", "a star"])))
+    of_segments = pairs(same | {"v_a#1": replace(said, caption="a ring")})
+    mean = unit(Letters().texts(["a star", "a ring"])).mean(0)
+    np.testing.assert_allclose(of_segments.texts[0], mean / np.linalg.norm(mean))
+    assert of_segments.facts == [("a star", "a ring"), ("a star",)]
 
 
 def test_what_a_caption_cost_is_unknown_where_a_part_of_it_was_not_recorded():
