@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from pipeline.dataset.segments import Segment, from_table, to_table
 from pipeline.features import shards
@@ -18,14 +20,24 @@ from pipeline.features.shards import VideoRows
 from pipeline.params import load_params
 from pipeline.scoring.caption_table import write_captions
 from pipeline.scoring.gap import unit
-from studies.gap import coca, describe, gap, sentences, summarise
+from studies.gap import coca, describe, gap, sentences, show, summarise
 from studies.gap.coca import checkpoints
 from studies.gap.describe import choose
 from studies.gap.keep import keep
-from studies.gap.plots import draw_umap, first_vectors
+from studies.gap.plots import PANEL, draw_umap, first_vectors
 from studies.gap.sentences import Sentence, by_template, load_language_model, train_t5
 from studies.gap.settings import CAPTIONS as CAPTIONS_FILE
-from studies.gap.settings import DESCRIBED, FILE, FRAMES, SEGMENTS, DescribeParams, load_study
+from studies.gap.settings import (
+    DESCRIBED,
+    DESCRIBING,
+    FILE,
+    FRAMES,
+    METRICS,
+    PAIRS,
+    SEGMENTS,
+    DescribeParams,
+    load_study,
+)
 from studies.gap.summarise import (
     Described,
     Written,
@@ -40,6 +52,7 @@ from studies.gap.summarise import (
     write,
 )
 from tests.conftest import Page
+from tests.features.test_embed import contents
 from tests.tiny import write_params
 
 ROOT = Path.cwd()
@@ -300,6 +313,25 @@ def test_the_origins_setting_runs_at_a_tiny_size_and_only_what_changed_is_descri
     assert written["v_b#0"].frames and (written["v_b#0"].caption or written["v_b#0"].error)
 
 
+def test_captions_made_on_a_local_ray_have_the_bytes_of_those_made_here(here, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # at its own 15 they hardly run on a machine that is busy
+    if " " in sys.executable:
+        pytest.skip("Ray cannot start workers with a Python whose path contains a space")
+    write_videos({f"v_{i}": i for i in range(5)})
+    coca.main()
+    describe.main()
+    made_here, took = contents(DESCRIBED), read_describing()
+    assert len(made_here) == 2 and set(took) == {"v_1", "v_2", "v_3", "v_4"}
+    shutil.rmtree(DESCRIBED)
+    DESCRIBING.unlink()
+    write_params(Path("params.yaml"), Path("params.yaml"), {"engine.kind": "ray", "engine.address": None})
+    describe.main()
+    assert contents(DESCRIBED) == made_here
+    on_ray = read_describing()  # the workers note what it took, in the folder of the run
+    assert {id: one["parameters"] for id, one in on_ray.items()} == {id: one["parameters"] for id, one in took.items()}
+
+
 def test_each_video_has_the_rows_of_its_own_frames_whatever_the_number_of_shards(here):
     frames = {f"v_{i}": 1 + i for i in range(7)}
     write_videos(frames)
@@ -545,6 +577,42 @@ def test_umap_draws_the_same_picture_of_the_same_pairs(tmp_path):
     for name in ("one", "two"):
         draw_umap(tmp_path / f"{name}.png", {"coca": (rows[0], rows[1] + 3), "encoder": (rows[0], rows[1])}, seed=0)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+@pytest.fixture
+def shown(workspace):
+    """A folder with pairs of two encoders at one level, pairs of another level, and a picture of earlier ones."""
+    folder = workspace({})
+    FILE.parent.mkdir(parents=True)
+    shutil.copy(ROOT / FILE, FILE)
+    PAIRS.mkdir(parents=True)
+    rows = np.random.default_rng(0).normal(size=(3, 2, 12, 6)).astype(np.float32)
+    for name, own in zip(("coca-trained-frame", "encoder-trained-frame", "coca-trained-video"), rows, strict=True):
+        np.save(PAIRS / f"{name}.npy", own)
+    picture = folder / METRICS / "plots/umap.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(b"of earlier pairs")
+    return picture
+
+
+def test_the_end_of_the_study_draws_the_pairs_of_its_first_level_by_umap_always_alike(shown):
+    pytest.importorskip("umap")
+    found = []
+    for _ in range(2):
+        show.draw_with_umap()
+        found.append(shown.read_bytes())
+    assert found[0] == found[1]
+    assert Image.open(shown).width == 2 * PANEL  # a panel for each encoder
+    pairs = np.load(PAIRS / "coca-trained-frame.npy")
+    np.save(PAIRS / "coca-trained-frame.npy", pairs[:, ::-1] + 1)
+    show.draw_with_umap()
+    assert shown.read_bytes() != found[0]
+
+
+def test_without_umap_no_picture_of_earlier_pairs_stays(shown, monkeypatch):
+    monkeypatch.setattr(show, "find_spec", lambda name: None)
+    show.draw_with_umap()
+    assert not shown.exists()
 
 
 def test_singular_vectors_are_numpys_with_the_largest_coordinate_positive():
