@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.dataset.segments import Segment, frames_of_segment
 from pipeline.features.embeddings import VideoEmbeddings
@@ -36,6 +37,16 @@ def make_examples(segments: Iterable[Segment], videos: Mapping[str, VideoEmbeddi
         for one in segments
         if one.video_id in videos
     ]
+
+
+def middles(example: Example) -> NDArray[np.float64]:
+    """[T], seconds; the last cell is as long as the one before it."""
+    rows = example.rows
+    begins = example.video.timestamps[slice(rows.start, rows.stop + 1)]
+    every = np.diff(begins) if len(begins) > 1 else np.array([0.2])
+    lengths = np.append(every, every[-1])[: len(rows)]
+    found: NDArray[np.float64] = begins[: len(rows)] + lengths / 2
+    return found
 
 
 def to_batch(examples: Sequence[Example], places: int) -> Batch:

@@ -29,16 +29,15 @@ from pipeline.scoring.caption_table import read_captions
 from studies.attend import pictures, pointing
 from studies.attend.cams import explain
 from studies.attend.cells import shape_of
-from studies.attend.events import load_scenes
-from studies.attend.examples import Example, make_examples, to_batch
+from studies.attend.examples import Example, make_examples, middles, to_batch
 from studies.attend.learn import MODELS, SEGMENTS, load, read_cells
 from studies.attend.model import AttendingCaptioner
 from studies.attend.pointing import Pointed
 from studies.attend.settings import CELLS, METRICS, OUT, load_attend
+from studies.attend.truth import class_of, read_world
 
 EXPLAINED = Path("studies/attend/explained")
 FRAMES = Path("data/videos/frames")
-ANNOTATIONS = Path("data/videos/annotations")
 RANDOM_SEED = 1  # of the captioner that has learned nothing
 
 
@@ -58,9 +57,7 @@ def main() -> None:
     chosen = [segments[id] for id in subset_order(segments)][: own.segments]
     examples = make_examples(chosen, read_cells(one.video_id for one in chosen))
     h, w, _ = shape_of(CELLS)
-    known = (ANNOTATIONS / "boxes.parquet").is_file()
-    scenes = load_scenes(ANNOTATIONS / "scenes.json") if known else {}
-    boxes = dict(iter(pd.read_parquet(ANNOTATIONS / "boxes.parquet").groupby("video_id"))) if known else {}
+    world = read_world()
 
     draw = np.random.default_rng(params.seed)
     found: list[Pointed] = []
@@ -72,20 +69,11 @@ def main() -> None:
             words = [vocabulary.words[id] for id in tokens[:-1]]
             batch = to_batch([example], h * w).to(captioner.mean.device)
             maps = {m: v.cpu().numpy() for m, v in explain(captioner, batch, tokens, own.methods, h=h).items()}
-            if segment.video_id in scenes:
+            truth = world.of(example, (h, w), attend.cells.size_px, own.visible) if world else None
+            if truth:
                 blind = explain(untrained, batch, tokens, own.methods, h=h)
                 every = maps | {f"{m}{pointing.RANDOM}": v.cpu().numpy() for m, v in blind.items()}
-                truth = pointing.truth_of(
-                    segment,
-                    scenes[segment.video_id],
-                    boxes[segment.video_id],
-                    middles(example),
-                    (h, w),
-                    attend.cells.size_px,
-                    own.visible,
-                )
-                if truth.inside:
-                    found += pointing.score(every, words, truth, draw)
+                found += pointing.score(every, words, truth, draw)
             if number < own.videos:
                 show(out, example, words, maps)
         if not found:
@@ -101,16 +89,6 @@ def main() -> None:
         f"{m} {rows[m]['hit']:.2f} (in time {rows[m]['in_time']:.2f})" for m in (*own.methods, "chance") if m in rows
     )
     print(f"explain {own.attention}: {len(examples)} captions; of their words point at what they are about: {shown}")
-
-
-def middles(example: Example) -> NDArray[np.float64]:
-    """[T], seconds; the last cell is as long as the one before it."""
-    rows = example.rows
-    begins = example.video.timestamps[slice(rows.start, rows.stop + 1)]
-    every = np.diff(begins) if len(begins) > 1 else np.array([0.2])
-    lengths = np.append(every, every[-1])[: len(rows)]
-    found: NDArray[np.float64] = begins[: len(rows)] + lengths / 2
-    return found
 
 
 def flat(table: pd.DataFrame) -> dict[str, float]:
@@ -135,7 +113,7 @@ def show(out: Path, example: Example, words: Sequence[str], maps: dict[str, NDAr
         return
     nearest = np.abs(middles(example)[:, None] - times[inside]).argmin(1)  # [T], a frame for each cell
     cell = np.abs(times[inside][:, None] - middles(example)).argmin(1)  # [frames], a cell for each frame
-    content = [i for i, word in enumerate(words) if pointing.class_of(word) not in (None, "function")] or [0]
+    content = [i for i, word in enumerate(words) if class_of(word) not in (None, "function")] or [0]
     name = segment.segment_id.replace("#", "-")
     for method, own in maps.items():
         of_cells = [frames[i] for i in nearest]

@@ -1,8 +1,9 @@
 """Train the captioner with one kind of attention: `python -m studies.attend.learn none|temporal|spatial|space-time`.
 
-Reads data/videos/segments.parquet, studies/attend/cells/ and the section learn of studies/attend/params.yaml. Writes
-studies/attend/models/KIND/, in it seed-N/ for each seed: captioner.json, captioner.safetensors, vocabulary.json, and
-curves/ of the losses. A run that is killed goes on from its last whole epoch.
+Reads data/videos/segments.parquet, studies/attend/cells/ and the section learn of studies/attend/params.yaml. With
+grounding also the built-in dataset's scenes.json and boxes.parquet, and of params.yaml cells.size_px and
+explain.visible. Writes studies/attend/models/KIND/, in it seed-N/ for each seed: captioner.json, captioner.safetensors,
+vocabulary.json, and curves/ of the losses. A run that is killed goes on from its last whole epoch.
 """
 
 import json
@@ -25,9 +26,11 @@ from pipeline.training.batches import ExampleData
 from pipeline.training.loop import Optimization, unfinished
 from studies.attend.cells import shape_of
 from studies.attend.examples import Example, Examples, make_examples, plan_batches, to_batch
+from studies.attend.grounding import Grounds, grounds_of
 from studies.attend.model import AttendingCaptioner, Config
-from studies.attend.settings import CELLS, KINDS, LearnParams, load_attend
+from studies.attend.settings import CELLS, KINDS, Attend, load_attend
 from studies.attend.training import AttendTraining
+from studies.attend.truth import BOXES, SCENES, read_world
 from studies.attend.vocabulary import UNKNOWN, Vocabulary
 
 SEGMENTS = Path("data/videos/segments.parquet")
@@ -40,17 +43,20 @@ def main(kind: str) -> None:
     if kind not in KINDS:
         raise ValueError(f"attention: found {kind!r}; expected one of {', '.join(KINDS)}")
     keep_freed_memory()
-    own = load_attend().learn
-    for seed in own.seeds:
-        print(learn(kind, own, seed, MODELS / kind / f"seed-{seed}"), flush=True)
+    attend = load_attend()
+    for seed in attend.learn.seeds:
+        print(learn(kind, attend, seed, MODELS / kind / f"seed-{seed}"), flush=True)
 
 
-def learn(kind: str, own: LearnParams, seed: int, out: Path) -> str:
+def learn(kind: str, attend: Attend, seed: int, out: Path) -> str:
     """Train with one seed and write the captioner; returns what to say of it."""
-    started = time.process_time()
+    started, own = time.process_time(), attend.learn
     segments = from_table(pq.read_table(SEGMENTS))
     h, w, channels = shape_of(CELLS)
-    with unfinished(f"attend-{kind}", Path(__file__), (kind, own, seed), [SEGMENTS, CELLS]) as work:
+    settings, inputs = (kind, own, seed, attend.cells.size_px, attend.explain.visible), [SEGMENTS, CELLS]
+    if own.grounding:
+        inputs += [path for path in (SCENES, BOXES) if path.is_file()]
+    with unfinished(f"attend-{kind}", Path(__file__), settings, inputs) as work:
         videos = read_cells((one.video_id for one in segments), work / "cells")
         examples = make_examples(segments, videos)
         train, val = ([one for one in examples if one.segment.split == split] for split in ("train", "val"))
@@ -58,6 +64,7 @@ def learn(kind: str, own: LearnParams, seed: int, out: Path) -> str:
         vocabulary = Vocabulary.of((text for one in train for text in one.segment.captions), own.min_count)
         token_ids = {caption: vocabulary.encode(caption) for caption in captions}
         unknown = sum(UNKNOWN in ids for ids in token_ids.values())
+        grounds = read_grounds(kind, attend, train, vocabulary, (h, w))
 
         torch.manual_seed(seed)
         config = Config(
@@ -88,6 +95,8 @@ def learn(kind: str, own: LearnParams, seed: int, out: Path) -> str:
             steps=own.epochs * data.steps_per_epoch() if train else 1,
             captions_drawn=own.captions_drawn,
             teacher_forcing=own.teacher_forcing,
+            grounding=own.grounding,
+            grounds=grounds,
         )
         outcome = loop.train(module, data, optimization, name=f"attend {kind}", work=work)
         loop.exit_if_helper()
@@ -97,6 +106,24 @@ def learn(kind: str, own: LearnParams, seed: int, out: Path) -> str:
         f"learn {kind}, seed {seed}: {len(train)} training segments, {len(vocabulary)} words, {unknown} captions with "
         f"others; best of {outcome.epochs} epochs {outcome.best_epoch + 1}, validation loss {outcome.best_loss:.4f}"
     )
+
+
+def read_grounds(
+    kind: str, attend: Attend, train: Sequence[Example], vocabulary: Vocabulary, shape: tuple[int, int]
+) -> dict[str, Grounds]:
+    """Where attention should be, by segment_id; empty where it does not learn that. Says so where it cannot."""
+    if not attend.learn.grounding or kind == "none":
+        return {}
+    world = read_world()
+    if world is None:
+        print(
+            f"learn {kind}: learn.grounding {attend.learn.grounding:g} teaches nothing, for {BOXES} and "
+            f"{SCENES.name} are not both there: only the built-in dataset says where things are",
+            flush=True,
+        )
+        return {}
+    side, visible = attend.cells.size_px, attend.explain.visible
+    return grounds_of(train, vocabulary, world, kind=kind, shape=shape, side=side, visible=visible)
 
 
 def read_cells(video_ids: "Sequence[str] | object", copy: Path | None = None) -> dict[str, VideoEmbeddings]:

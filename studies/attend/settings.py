@@ -64,6 +64,7 @@ class LearnParams(TrainingParams):
     dropout: Fraction
     noise: Annotated[float, Field(ge=0, le=10)]
     captions_drawn: Positive | None
+    grounding: Annotated[float, Field(ge=0, le=100)]
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "LearnParams":

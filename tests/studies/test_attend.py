@@ -36,6 +36,7 @@ from studies.attend.model import AttendingCaptioner, Batch, Config, Decoding
 from studies.attend.nets import Letterbox, Net, SmallVideoNet, Windows, aligned, load_net, torchvision_net, video_cells
 from studies.attend.settings import CELLS, FILE, KINDS, METRICS, NET, load_attend
 from studies.attend.training import pad
+from studies.attend.truth import Truth, about, class_of, truth_of
 from studies.attend.vocabulary import BEGIN, END, PAD, UNKNOWN, Vocabulary
 from tests.conftest import write_params
 from tests.random_clip import READS, write_random_clip
@@ -361,11 +362,11 @@ def truth(scene=SCENE):
             for i in range(3, 18)
         ]
     )
-    return pointing.truth_of(SEGMENT, scene, boxes, TIMES, (4, 4), 56, 0.5)
+    return truth_of(SEGMENT, scene, boxes, TIMES, (4, 4), 56, 0.5)
 
 
-def found(word: str, own: pointing.Truth) -> tuple[Any, Any]:
-    cells = pointing.about(word, own)
+def found(word: str, own: Truth) -> tuple[Any, Any]:
+    cells = about(word, own)
     assert cells is not None
     return cells
 
@@ -376,12 +377,12 @@ def test_a_word_is_about_the_cells_of_its_things_at_the_times_at_which_it_is_tru
     ring, _ = found("ring", own)
     blue, when = found("blue", own)
     assert ring.sum() == 16 and blue.any((1, 2)).tolist() == when.tolist() == [t > 2 and t < 3.6 for t in TIMES]
-    assert pointing.about("red", own) is None and pointing.about("star", own) is None
+    assert about("red", own) is None and about("star", own) is None
     _, happens = found("flashes", own)
     assert happens.tolist() == [1.7 <= t <= 3.3 for t in TIMES]
     left, _ = found("left", own)
-    assert left.sum() == 16 and pointing.about("right", own) is None
-    assert [pointing.class_of(w) for w in ("blue", "ring", "left", "flashes", "then", ",")] == [
+    assert left.sum() == 16 and about("right", own) is None
+    assert [class_of(w) for w in ("blue", "ring", "left", "flashes", "then", ",")] == [
         *("colour", "shape", "place", "verb", "function"),
         None,
     ]
