@@ -84,7 +84,7 @@ def test_the_loss_is_that_of_a_loop_over_words_and_a_shorter_segment_fills_up_wi
                 if id in told[b]:
                     paid = sum(attention[b, r, place, n].item() for n in np.flatnonzero(told[b][id]))
                     expected, count = expected - math.log(paid + LEAST_PAID), count + 1
-    assert (words, count) == (5, 5) and float(total) == pytest.approx(expected, rel=1e-5)
+    assert (words, count) == (5, 5) and float(total.detach()) == pytest.approx(expected, rel=1e-5)
     total.backward()
     assert attention.grad is not None
     taught = {(b, r, place) for b, r, place, _ in attention.grad.nonzero().tolist()}
