@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.answerer.examples import Batch, Example, Target, collate, placed, plan_batches
 from pipeline.answerer.glimpses import Grid
-from pipeline.answerer.reader import Reader, flops
+from pipeline.answerer.reader import Reader, asking_flops, storing_flops
 from pipeline.answerer.saying import Answers, Speaker
 from pipeline.answerer.seeing import TrainedEncoder
 from pipeline.answerer.watching import Seen, Watching, fused, remember, sampler, watch
@@ -223,10 +223,10 @@ def _cost(
         # Rows of frames of their own, which are encoded and stored for this question.
         rows = watching.rows(n)
         frames = {"blind": 0, "frame": 1, "sparse": n * watching.frames}[watching.way] // rows
-        own = flops(reader.config, words, frames, float(frames)) / 1e9
+        own = (asking_flops(reader.config, words, frames) + storing_flops(reader.config, frames)) / 1e9
         return rows * (own + encoder_gflop * frames), 0.0
     encoded, stored = int(batch.lengths[v].max()), int(seen.allowed[v].any(0).sum())
-    asking = flops(reader.config, words, int(seen.allowed[v, q].sum()), 0.0)
-    storing = flops(reader.config, 0, 0, float(stored)) - flops(reader.config, 0, 0, 0.0)
+    asking = asking_flops(reader.config, words, int(seen.allowed[v, q].sum()))
+    storing = storing_flops(reader.config, stored)
     once = (encoder_gflop * encoded + storing / 1e9) / questions
     return asking / 1e9 + once, once

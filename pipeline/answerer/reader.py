@@ -374,15 +374,33 @@ class Reader(nn.Module):
         return list(self.layers)  # type: ignore[arg-type]
 
 
-def flops(config: ReaderConfig, words: int, frames: int, stored: float) -> float:
-    """Multiplications and additions of one row of questions, its words attending to so many frames.
+def asking_flops(config: ReaderConfig, words: int, frames: int) -> float:
+    """Multiplications and additions of one question, whose words attend to so many stored frames."""
+    width, heads, embedding = config.width, config.heads, config.embedding_width
+    of_pair = 4 * width  # of two words, or of a word and a frame
+    total = float(words * (16 * width * width + words * of_pair))
+    if frames:
+        of_looks = 2 * heads * embedding
+        total += words * (2 * width * width + 4 * heads * width + words * of_looks + frames * (of_pair + of_looks))
+        if config.timed:
+            total += 2 * heads * (frames * WAVES + words * (frames * (WAVES + 1) + (WAVES + 1) * width))
+    return config.layers * total + 2 * config.text_width * width * words + 4 * width * config.answers
 
-    stored: frames whose keys and values are made for it: its share, where several questions use them.
+
+def storing_flops(config: ReaderConfig, frames: int) -> float:
+    """Multiplications and additions of `Reader.remember`, for so many frames of a video, all within `oldest_s`.
+
+    Of older ones it makes fewer: their ages are not looked at one by one.
     """
-    width = config.width
-    per_word = 2 * width * width * 10 * config.layers + 2 * config.text_width * width
-    attention = (4 * width + 2 * config.heads * config.embedding_width) * words * (words + frames) * config.layers
-    of_frame: float = 2 * width * (2 * config.embedding_width + width + 2 * width * config.layers)
-    looked_at = min(frames, (frames + CHUNK) / 2)
-    of_frame += config.frame_layers * (16 * width * width + (4 * width + 2 * config.embedding_width) * looked_at)
-    return words * per_word + attention + 4 * width * config.answers + stored * of_frame
+    width, heads, embedding = config.width, config.heads, config.embedding_width
+    of_frame = 2 * width * (2 * embedding + width + 2 * width * config.layers)
+    of_frame += config.frame_layers * (16 * width * width + 4 * heads * width)
+    of_pair = 4 * width + 2 * embedding  # of a frame and one that it may look back at
+    ends = [min(start + CHUNK, frames) for start in range(0, frames, CHUNK)]
+    of_chunk = 0
+    if config.timed:
+        of_frame += config.frame_layers * 2 * heads * WAVES * width
+        of_pair += 4 * heads * WAVES
+        of_chunk = 2 * heads * WAVES
+    pairs = sum((end - start) * end for start, end in zip([0, *ends], ends, strict=False))
+    return float(frames * of_frame + config.frame_layers * (pairs * of_pair + len(ends) * of_chunk))

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.answerer import reader as reader_module
 from pipeline.answerer.answering import answer, evidence_shares
 from pipeline.answerer.examples import Text, asked, collate, make_examples, read_texts, text_width, word_looks
-from pipeline.answerer.reader import Layer, Reader, ReaderConfig, flops
+from pipeline.answerer.reader import Layer, Reader, ReaderConfig, asking_flops, storing_flops
 from pipeline.answerer.training import AnswerTraining, answer_loss, load_reader, save_reader, unfound
 from pipeline.answerer.watching import Watching, fused, sampler, watch
 from pipeline.dataset.questions.question import Question
@@ -308,7 +308,8 @@ def test_a_question_costs_a_memory_only_the_frames_that_it_kept(examples):
         rows = {row.question_id: row for row in answer(reader_of(watching), watching, examples, ANSWERS, **settings)}
         cost[watching] = rows["a"].frames, rows["a"].gflop - rows["a"].once_gflop, rows["a"].once_gflop
     assert cost[keeps_all][0] == 20 and cost[keeps_new][0] == 1
-    assert cost[keeps_all][1] > cost[keeps_new][1] and cost[keeps_all][2] == pytest.approx(20 * cost[keeps_new][2])
+    assert cost[keeps_all][1] > cost[keeps_new][1]
+    assert cost[keeps_all][2] > 20 * cost[keeps_new][2] > 0  # more: each frame looks at those before it
 
 
 def test_the_evidences_share_counts_overlaps_once(examples):
@@ -321,20 +322,26 @@ def test_the_evidences_share_counts_overlaps_once(examples):
     assert evidence_shares(later, times, attention)[1] == pytest.approx(2 / 3)
 
 
-def test_flops_are_those_that_torch_counts():
-    watching = WAYS[5]
-    reader = reader_of(watching)
-    words, frames = 7, 10
-    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+@pytest.mark.parametrize("timed", [True, False])
+@pytest.mark.parametrize(("frames", "chunk"), [(10, 256), (10, 4), (1, 256)])
+def test_flops_are_those_that_torch_counts(monkeypatch, frames, chunk, timed):
+    monkeypatch.setattr("pipeline.answerer.reader.CHUNK", chunk)
+    reader = Reader(replace(reader_of(WAYS[5]).config, timed=timed))
+    words = 7
+    with torch.no_grad(), FlopCounterMode(display=False) as stored:
         memory = reader.remember(torch.zeros(1, frames, 6), torch.zeros(1, frames, 6), torch.zeros(1, frames))
-        there = torch.ones(1, 1, words, dtype=torch.bool)
-        allowed = torch.ones(1, 1, frames, dtype=torch.bool)
-        ids = torch.zeros(1, 1, words, dtype=torch.int64)
-        states, looks = torch.zeros(1, 1, words, 5), torch.zeros(1, 1, words, 6)
+    there = torch.ones(1, 1, words, dtype=torch.bool)
+    allowed = torch.ones(1, 1, frames, dtype=torch.bool)
+    ids = torch.zeros(1, 1, words, dtype=torch.int64)
+    states, looks = torch.zeros(1, 1, words, 5), torch.zeros(1, 1, words, 6)
+    with torch.no_grad(), FlopCounterMode(display=False) as asked:
         read = reader(ids, states, looks, there, memory, allowed, torch.zeros(1, 1, frames))
         reader.list_head(read.features)
-    # All but the small maps of ages and matches.
-    assert flops(reader.config, words, frames, frames) == pytest.approx(counted.get_total_flops(), rel=0.35)
+    with torch.no_grad(), FlopCounterMode(display=False) as blind:
+        reader.list_head(reader(ids, states, looks, there, None, None, None).features)
+    assert storing_flops(reader.config, frames) == stored.get_total_flops()
+    assert asking_flops(reader.config, words, frames) == asked.get_total_flops()
+    assert asking_flops(reader.config, words, 0) == blind.get_total_flops()
 
 
 def test_soft_labels_are_learned_by_binary_cross_entropy_and_others_by_cross_entropy():
