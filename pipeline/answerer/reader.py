@@ -95,6 +95,39 @@ def join(x: Tensor) -> Tensor:
     return x.transpose(-2, -3).flatten(-2)
 
 
+# Products with what several rows share. Broadcast, it would be copied for each of them.
+
+
+def of_all_questions(x: Tensor, y: Tensor) -> Tensor:
+    """x [V, R, H, L, M] times y [V, H, M, N], which a video's questions share: [V, R, H, L, N]."""
+    return (x.transpose(1, 2).flatten(2, 3) @ y).unflatten(2, (x.shape[1], -1)).transpose(1, 2)
+
+
+def of_all_heads(x: Tensor, y: Tensor) -> Tensor:
+    """x [V, R, H, L, M] times y [V, R, M, N], which heads share: [V, R, H, L, N]."""
+    return (x.flatten(2, 3) @ y).unflatten(2, (x.shape[2], -1))
+
+
+def cosines_of_pairs(looks: Tensor, mixed: Tensor, embeddings: Tensor) -> Tensor:
+    """How alike frames are to what each word names and the words that it attends to: "the blue star" is one thing.
+
+    The cosine of looks + mixed @ looks, of each head, and a frame; that sum itself is never made.
+
+    Args:
+        looks: [V, R, L, E], each of length 1 or 0.
+        mixed: attention of each word to the words of its question [V, R, H, L, L].
+        embeddings: of frames, of length 1 [V, T, E].
+
+    Returns [V, R, H, L, T].
+    """
+    of_words = (looks.flatten(1, 2) @ embeddings.transpose(-1, -2)).unflatten(1, looks.shape[1:3])  # [V, R, L, T]
+    dots = looks @ looks.transpose(-1, -2)  # [V, R, L, L]
+    with_others = of_all_heads(mixed, dots)  # [V, R, H, L, L]
+    own, other = dots.diagonal(dim1=-2, dim2=-1)[:, :, None], with_others.diagonal(dim1=-2, dim2=-1)
+    length = (own + 2 * other + (with_others * mixed).sum(-1)).clamp(min=1e-12).sqrt()  # [V, R, H, L]
+    return (of_words[:, :, None] + of_all_heads(mixed, of_words)) / length[..., None]
+
+
 def nearest(logits: Tensor, k: int) -> Tensor:
     """The k largest of each row [..., T] stay."""
     if k >= logits.shape[-1]:
@@ -249,23 +282,21 @@ class Layer(nn.Module):
             return self._after(x, join(mixed @ split(self.value(normed), self.heads))), None
         keys, values, embeddings = stored
         asked = F.normalize(split(self.ask(normed), self.heads), dim=-1)
-        found = scale[1] * (asked @ keys[:, None].transpose(-1, -2)) + self.bias[:, None, None]  # [V, R, H, L, T]
-        # A word looks for what it names, and for what the words that it attends to name: "the blue star" is one thing.
-        named = F.normalize((looks[:, :, None] + mixed @ looks[:, :, None]), dim=-1)  # [V, R, H, L, E]
-        found = found + self.log_looks_scale.exp()[:, None, None] * (
-            named @ embeddings[:, None, None].transpose(-1, -2)
-        )
+        # [V, R, H, L, T]
+        found = scale[1] * of_all_questions(asked, keys.transpose(-1, -2)) + self.bias[:, None, None]
+        alike = cosines_of_pairs(looks, mixed, embeddings)
+        found = found + self.log_looks_scale.exp()[:, None, None] * alike
         age = waves(age_s, self.oldest_s) if age_s is not None else None
         if age is not None:
             found = found + self.ages.bias(age).permute(0, 1, 3, 2)[:, :, :, None]
         found = nearest(found.masked_fill(~allowed[:, :, None, None], NEVER), self.k)
         weights = torch.cat([logits, found], dim=-1).softmax(-1)
         own, paid = weights[..., :tokens], weights[..., tokens:]
-        out = own @ split(self.value(normed), self.heads) + paid @ values[:, None]
+        out = own @ split(self.value(normed), self.heads) + of_all_questions(paid, values)
         seen = allowed.any(-1)[:, :, None, None]  # [V, R, 1, 1]
         read = join(out) + self.match(matches(found).transpose(2, 3).flatten(3) * seen)
         if age is not None and age_s is not None:
-            read = read + self.ages.value((paid @ age[:, :, None]).transpose(2, 3).flatten(3))
+            read = read + self.ages.value(of_all_heads(paid, age).transpose(2, 3).flatten(3))
             read = read + self.earlier(self._earlier(paid, age_s, mixed).transpose(2, 3))
         return self._after(x, read), paid
 
@@ -275,7 +306,7 @@ class Layer(nn.Module):
 
         Of each pair the logarithm of 1 + seconds, with the sign of the difference.
         """
-        found_s = (paid @ age_s[:, :, None, :, None])[..., 0] / paid.sum(-1).clamp(min=1e-6)
+        found_s = of_all_heads(paid, age_s[..., None])[..., 0] / paid.sum(-1).clamp(min=1e-6)
         older_s = found_s[..., None, :] - found_s[..., None]  # [V, R, H, L, L]
         return (mixed * older_s.sign() * older_s.abs().log1p()).sum(-1)
 
@@ -380,8 +411,8 @@ def asking_flops(config: ReaderConfig, words: int, frames: int) -> float:
     of_pair = 4 * width  # of two words, or of a word and a frame
     total = float(words * (16 * width * width + words * of_pair))
     if frames:
-        of_looks = 2 * heads * embedding
-        total += words * (2 * width * width + 4 * heads * width + words * of_looks + frames * (of_pair + of_looks))
+        of_looks = 2 * (words + frames) * (embedding + heads * words)
+        total += words * (2 * width * width + 4 * heads * width + frames * of_pair + of_looks)
         if config.timed:
             total += 2 * heads * (frames * WAVES + words * (frames * (WAVES + 1) + (WAVES + 1) * width))
     return config.layers * total + 2 * config.text_width * width * words + 4 * width * config.answers

@@ -18,25 +18,24 @@ models/encoder/ and studies/questions/models/. Writes studies/questions/long/ans
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 
 from pipeline.answerer.answering import SCHEMA, answer
 from pipeline.answerer.examples import make_examples, read_texts, word_looks
 from pipeline.answerer.training import load_reader
 from pipeline.dataset.questions.question import Question, from_table
 from pipeline.dataset.segments import frames_of_segment
-from pipeline.dataset.shapes.looks import Truth, asked_about, empty, looks_in, read_scenes, stage_set_s
+from pipeline.dataset.shapes.looks import Truth, read_scenes, stage_set_s
 from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.features.lengthening import drawn, put_into
 from pipeline.files.aside import aside
 from stages import run
 from studies.questions.answer import encoder_gflop, read_own_language_model
+from studies.questions.lengthening import NEEDS_EMPTY, Others, Piece, later, never_shown
 from studies.questions.settings import (
     ENCODER,
     LONG,
@@ -65,7 +64,7 @@ class Asked:
 
     question: Question
     cut_s: float  # before which: when what the last segment shows begins to appear
-    pieces: Sequence[NDArray[np.float16]]  # of other videos
+    pieces: Sequence[Piece]  # of other videos
 
 
 def main() -> None:
@@ -117,9 +116,7 @@ def chosen(
     seed: int,
 ) -> list[Asked]:
     """So many of each kind, in an order that the seed draws; fewer where there are fewer."""
-    looks = {id: looks_in(scenes[id]) for id in videos}
-    bare = {id: empty_pieces(video, scenes[id]) for id, video in videos.items()}
-    shown = {id: video.embeddings[:] for id, video in videos.items()}
+    there = Others(videos, scenes)
     order = sorted(questions, key=lambda one: one.question_id)
     random.Random(f"long {seed}").shuffle(order)
     found: defaultdict[str, list[Asked]] = defaultdict(list)
@@ -132,23 +129,14 @@ def chosen(
         if kind not in ABOUT_THE_END and min(from_s for from_s, _ in question.evidence or ()) >= cut_s:
             continue
         others = sorted(videos.keys() - {question.video_id})
-        if kind == "count":
-            pieces = [piece for other in others for piece in bare[other]]
+        if kind == NEEDS_EMPTY:
+            pieces = [piece for other in others for piece in there.bare[other]]
         else:
-            never = set() if kind == "now" else asked_about(question.question, truth, question.end_s)
-            pieces = [shown[other] for other in others if never.isdisjoint(looks[other])]
+            never = never_shown(question, truth)
+            pieces = [there.shown[other] for other in others if never.isdisjoint(there.looks[other])]
         if pieces:
             found[kind].append(Asked(question, cut_s, pieces))
     return [one for kind in KINDS for one in found[kind]]
-
-
-def empty_pieces(video: VideoEmbeddings, truth: Truth) -> list[NDArray[np.float16]]:
-    """The stretches of a video in which nothing is seen."""
-    times, rows = video.timestamps[:], video.embeddings[:]
-    margin_s = float(times[1] - times[0]) if len(times) > 1 else 0.0
-    bare = empty(truth, times.tolist(), margin_s)
-    ends = np.flatnonzero(np.diff(bare, prepend=False, append=False))  # where they begin and end, in turn
-    return [rows[begin:end] for begin, end in ends.reshape(-1, 2)]
 
 
 def lengthened(asked: Asked, video: VideoEmbeddings, seconds: int, seed: int) -> tuple[Question, VideoEmbeddings]:
@@ -158,13 +146,7 @@ def lengthened(asked: Asked, video: VideoEmbeddings, seconds: int, seed: int) ->
     step = float(times[1] - times[0])
     frames = round(seconds / step)
     parts = drawn(asked.pieces, frames, random.Random(f"long {seed} {question.question_id} {seconds}"))
-    later_s = frames * step
-    evidence = tuple(
-        (from_s + later_s * (from_s >= asked.cut_s), to_s + later_s * (to_s > asked.cut_s))
-        for from_s, to_s in question.evidence or ()
-    )
-    assert question.end_s is not None
-    return replace(question, end_s=question.end_s + later_s, evidence=evidence), put_into(video, at, parts)
+    return later(question, asked.cut_s, frames * step), put_into(video, at, parts)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.answerer import reader as reader_module
 from pipeline.answerer.answering import answer, evidence_shares
 from pipeline.answerer.examples import Text, asked, collate, make_examples, read_texts, text_width, word_looks
-from pipeline.answerer.reader import Layer, Reader, ReaderConfig, asking_flops, storing_flops
+from pipeline.answerer.reader import Layer, Reader, ReaderConfig, asking_flops, cosines_of_pairs, storing_flops
 from pipeline.answerer.training import AnswerTraining, answer_loss, load_reader, save_reader, unfound
 from pipeline.answerer.watching import Watching, fused, sampler, watch
 from pipeline.dataset.questions.question import Question
@@ -320,6 +321,24 @@ def test_the_evidences_share_counts_overlaps_once(examples):
     assert evidence_shares(many, times, 0 * attention) == (None, None)
     later = replace(many, question=replace(many.question, start_s=1.0))
     assert evidence_shares(later, times, attention)[1] == pytest.approx(2 / 3)
+
+
+def test_what_words_name_together_is_compared_with_frames_as_their_sum_would_be():
+    draw = torch.Generator().manual_seed(0)
+    looks = F.normalize(torch.randn(2, 3, 5, 8, generator=draw, dtype=torch.float64), dim=-1)
+    looks[0, 0, 1:] = 0.0  # words that look like nothing
+    frames = F.normalize(torch.randn(2, 7, 8, generator=draw, dtype=torch.float64), dim=-1)
+    mixed = torch.rand(2, 3, 4, 5, 5, generator=draw, dtype=torch.float64).softmax(-1)
+    mixed[0, 0, 0, 1] = torch.tensor([0.0, 1, 0, 0, 0])  # that attends to such a word alone
+    mixed.requires_grad_()
+    summed = F.normalize(looks[:, :, None] + mixed @ looks[:, :, None], dim=-1)
+    expected = summed @ frames[:, None, None].transpose(-1, -2)
+    found = cosines_of_pairs(looks, mixed, frames)
+    assert torch.allclose(found, expected, atol=1e-12)
+    weights = torch.randn(expected.shape, generator=draw, dtype=torch.float64)
+    weights[0, 0, 0, 1] = 0.0  # a sum of length 0 has no direction to learn
+    [slow], [fast] = (torch.autograd.grad((values * weights).sum(), mixed) for values in (expected, found))
+    assert fast.isfinite().all() and torch.allclose(fast, slow, atol=1e-9)
 
 
 @pytest.mark.parametrize("timed", [True, False])

@@ -1,6 +1,7 @@
 """Questions of videos that are made long: what may be put in, and the stage from trained models to its tables."""
 
 import json
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.answerer.examples import Text, make_examples
 from pipeline.answerer.reader import Reader, ReaderConfig
 from pipeline.answerer.training import save_reader
 from pipeline.dataset.questions.question import to_table
@@ -26,6 +28,7 @@ from pipeline.features.encoder import schema_of
 from pipeline.features.encoder import to_table as embeddings_table
 from pipeline.language.decoder import save_decoder
 from studies.questions import answer, long
+from studies.questions.lengthening import Others, lengthened_example
 from studies.questions.lengths import by_length, length_figures, length_report
 from studies.questions.settings import FILE, LONG, MODELS, OUT, QUESTIONS, SCENES, load_study
 from tests.colours import make_decoder, make_tokenizer
@@ -73,6 +76,14 @@ def put_in(asked, numbered, scenes, seconds):
     return [(scenes[ids[of]], frame / 5) for of, frame in rows if ids[of] != asked.question.video_id]
 
 
+def shown_at(truth, time_s):
+    """All looks of the things that are there at that time."""
+    there = [
+        thing for thing in truth["objects"] if any(one["from_s"] <= time_s <= one["to_s"] for one in thing["shown"])
+    ]
+    return {look for thing in there for look in looks_of(thing)}
+
+
 def test_the_frames_put_in_never_show_what_is_asked(scenes, questions, numbered):
     chosen = long.chosen(questions, scenes, numbered, 10, 0)
     assert {one.question.kind for one in chosen} == set(KINDS)
@@ -81,12 +92,7 @@ def test_the_frames_put_in_never_show_what_is_asked(scenes, questions, numbered)
         assert len(others) == 300
         own, text = scenes[asked.question.video_id], asked.question.question
         for truth, time_s in others:
-            there = [
-                thing
-                for thing in truth["objects"]
-                if any(one["from_s"] <= time_s <= one["to_s"] for one in thing["shown"])
-            ]
-            seen = {look for thing in there for look in looks_of(thing)}
+            seen = shown_at(truth, time_s)
             if asked.question.kind == "count":
                 assert not seen
             elif asked.question.kind != "now":
@@ -127,18 +133,65 @@ def test_what_the_last_segment_shows_is_not_cut_in_two(scenes, questions, number
 
 
 @pytest.fixture(scope="module")
+def lengthened(scenes, questions, numbered):
+    """(as it was, made long) of every video that can be: every other one by empty stages alone."""
+    answers = sorted({one.answer for one in questions})
+    text = Text(torch.zeros(1, dtype=torch.int64), torch.zeros(1, 2), torch.zeros(1, 2))
+    texts = {one.question: text for one in questions}
+    others = Others(numbered, scenes)
+    found = []
+    for number, example in enumerate(make_examples(questions, numbered, texts, answers)):
+        made = lengthened_example(example, others, (10.0, 60.0), float(number % 2), random.Random(number))
+        if made:
+            found.append((example, made))
+    assert len(found) > COUNT / 2
+    return found
+
+
+def test_training_examples_that_are_made_long_keep_their_answers(lengthened, scenes):
+    ids, kinds = list(scenes), set()
+    for example, made in lengthened:
+        own = {target.question.question_id: target for target in example.targets}
+        rows = made.video.embeddings[:].astype(int)
+        strange = [(scenes[ids[of]], frame / 5) for of, frame in rows.tolist() if ids[of] != example.video_id]
+        seen = {look for truth, time_s in strange for look in shown_at(truth, time_s)}
+        assert 50 <= len(strange) <= 300 and len(rows) == len(example.video.timestamps) + len(strange)
+        for target in made.targets:
+            was, question = own[target.question.question_id], target.question
+            kinds.add((question.kind, bool(seen)))
+            assert target.frames == was.frames + len(strange) and (target.scores == was.scores).all()
+            assert question.end_s == pytest.approx(was.question.end_s + len(strange) / 5)
+            asked = frames_of_segment(0.0, question.end_s, made.video.timestamps[:].tolist())
+            assert len(asked) == target.frames
+            if question.kind != "now":
+                assert not any(f"{colour} {shape}" in question.question for colour, shape in seen)
+            assert question.kind != "count" or not seen
+    assert kinds >= {(kind, True) for kind in set(KINDS) - {"count"}} | {("count", False)}
+
+
+def test_training_examples_are_made_long_alike_by_equal_draws(lengthened, scenes, numbered):
+    others = Others(numbered, scenes)
+    for example, _ in lengthened[:5]:
+        one, two = (lengthened_example(example, others, (10.0, 60.0), 0.5, random.Random(1)) for _ in range(2))
+        assert (one is None) == (two is None)
+        if one and two:
+            assert (one.video.embeddings[:] == two.video.embeddings[:]).all()
+            assert [target.question for target in one.targets] == [target.question for target in two.targets]
+
+
+@pytest.fixture(scope="module")
 def asked_long(tmp_path_factory, scenes, questions):
     """A folder in which `answer` and `long` have run with models of random weights."""
     folder = tmp_path_factory.mktemp("long")
     settings(folder / FILE, {"long": TINY})
-    random = np.random.default_rng(0)
+    draw = np.random.default_rng(0)
 
     def made(ids):
         for id in ids:
             count = scenes[id]["frames"]
             times = {"frame_index": pa.array(range(count), pa.int32()), "timestamp_s": np.arange(count) / 5}
             rows = pa.table({"video_id": [id] * count} | times)
-            embeddings = random.normal(size=(count, WIDTH)).astype(np.float16)
+            embeddings = draw.normal(size=(count, WIDTH)).astype(np.float16)
             yield shards.VideoRows(id, embeddings_table(rows, embeddings, schema_of(WIDTH)))
 
     threads = torch.get_num_threads()
