@@ -9,7 +9,7 @@ Two things need not be learned from answers. Which frames look like what a word 
 knows it, so a head adds that cosine to its logits. And which of two moments was first: ages that two words found are
 subtracted before a network sees them.
 
-V videos, or questions that see frames of their own   R questions of each   L words   T frames   I intervals
+P periods   V videos, or questions that see frames of their own   R questions of each   L words   T frames   I intervals
 E embedding width   D width   H heads   d = D / H   S states of the language model   K answers in the list
 """
 
@@ -83,6 +83,13 @@ def waves(age_s: Tensor, oldest_s: float) -> Tensor:
     age_s = age_s.clamp(max=oldest_s)
     angle = 2 * math.pi * age_s[..., None] / age_s.new_tensor(PERIODS_S)
     return torch.cat([angle.sin(), angle.cos(), age_s[..., None].clamp(min=0).log1p()], dim=-1)
+
+
+def phases(time_s: Tensor) -> Tensor:
+    """Cosines and sines of times in the periods of `waves`, [...] -> [..., 2P]."""
+    periods_s = time_s.new_tensor(PERIODS_S)
+    angle = 2 * math.pi * (time_s[..., None] % periods_s) / periods_s
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
 def split(x: Tensor, heads: int) -> Tensor:
@@ -188,20 +195,17 @@ class LookingBack(nn.Module):
         normed = self.norm1(x)
         query, key = (F.normalize(split(of(normed), self.heads), dim=-1) for of in (self.query, self.key))
         value = split(self.value(normed), self.heads)  # [V, H, T, d]
+        times = phases(time_s)
         read = []
         for start in range(0, x.shape[1], CHUNK):
             end = min(start + CHUNK, x.shape[1])  # later frames are not looked at
             found = self.log_scale.exp()[:, None, None] * (query[:, :, start:end] @ key[:, :, :end].transpose(-1, -2))
             alike = looks[:, None, start:end] @ looks[:, None, :end].transpose(-1, -2)
             found = found + self.bias[:, None, None] + self.log_looks_scale.exp()[:, None, None] * alike
+            since_s = (time_s[:, start:end, None] - time_s[:, None, :end]).clamp(min=0)[:, None]  # [V, 1, T', T]
+            pair = times[:, start:end], times[:, :end], since_s, self.oldest_s
             if self.timed:
-                since_s = (time_s[:, start:end, None] - time_s[:, None, :end]).clamp(min=0)  # [V, T', T]
-                # Those before are of the oldest age to all: an hour's frames are, but for a few.
-                recent = int((since_s < self.oldest_s).any(dim=(0, 1)).float().argmax())
-                age = waves(since_s[..., recent:], self.oldest_s)  # [V, T', T - recent, WAVES]
-                oldest = waves(since_s.new_tensor(self.oldest_s), self.oldest_s)
-                bias = self.ages.bias(oldest)[:, None, None].expand(*found.shape[:3], recent)
-                found = found + torch.cat([bias, self.ages.bias(age).permute(0, 3, 1, 2)], dim=-1)
+                found = found + self.ages.biases(*pair)
             number = torch.arange(end, device=x.device)
             earlier = number < number[start:, None]  # [T', T]
             found = nearest(found.masked_fill(~earlier, NEVER), self.k)
@@ -209,9 +213,7 @@ class LookingBack(nn.Module):
             paid = torch.cat([found, found.new_zeros(*found.shape[:-1], 1)], dim=-1).softmax(-1)[..., :-1]
             own = join(paid @ value[:, :, :end]) + self.match(matches(found).transpose(1, 2).flatten(2))
             if self.timed:
-                paid = paid.transpose(1, 2)  # [V, T', H, T]
-                ages = paid[..., recent:] @ age + paid[..., :recent].sum(-1, keepdim=True) * oldest
-                own = own + self.ages.value(ages.flatten(2))
+                own = own + self.ages.value(self.ages.means(paid, *pair).transpose(1, 2).flatten(2))
             read.append(own)
         x = x + self.out(torch.cat(read, dim=1))
         return x + self.feed_forward(self.norm2(x))
@@ -228,6 +230,34 @@ class Ages(nn.Module):
         nn.init.zeros_(self.bias.weight)
         with torch.no_grad():
             self.bias.weight[:, -1] = AGE_BIAS * torch.tensor([-1.0, 0.0, 1.0, 0.0])[torch.arange(config.heads) % 4]
+
+    # Of pairs of frames there are too many to make the waves of each: sin(a - b) and cos(a - b) are products of what is
+    # made of a and of b. Both ways below equal those of `waves`.
+
+    def biases(self, own: Tensor, other: Tensor, since_s: Tensor, oldest_s: float) -> Tensor:
+        """Of the logits of frames that look at others, [V, H, T', T].
+
+        Args:
+            own, other: `phases` of the times of frames [V, T', 2P] and of those that they look at [V, T, 2P].
+            since_s: [V, 1, T', T].
+        """
+        of_sin, of_cos, of_log = self.bias.weight[:, None].split([len(PERIODS_S), len(PERIODS_S), 1], dim=-1)
+        cos, sin = own[:, None].chunk(2, dim=-1)  # [V, 1, T', P]
+        turned = torch.cat([of_sin * sin + of_cos * cos, of_cos * sin - of_sin * cos], dim=-1)  # [V, H, T', 2P]
+        bias = turned @ other[:, None].transpose(-1, -2) + of_log * since_s.log1p()
+        oldest = self.bias(waves(since_s.new_tensor(oldest_s), oldest_s))
+        return torch.where(since_s < oldest_s, bias, oldest[:, None, None])
+
+    @staticmethod
+    def means(paid: Tensor, own: Tensor, other: Tensor, since_s: Tensor, oldest_s: float) -> Tensor:
+        """The waves of the ages, weighted by the attention `paid` [V, H, T', T]: [V, H, T', WAVES]."""
+        recent = paid * (since_s < oldest_s)
+        cos, sin = own[:, None].chunk(2, dim=-1)
+        of_cos, of_sin = (recent @ other[:, None]).chunk(2, dim=-1)  # [V, H, T', P]
+        logs = (recent * since_s.log1p()).sum(-1, keepdim=True)
+        mean = torch.cat([sin * of_cos - cos * of_sin, cos * of_cos + sin * of_sin, logs], dim=-1)
+        old = paid.sum(-1, keepdim=True) - recent.sum(-1, keepdim=True)
+        return mean + old * waves(since_s.new_tensor(oldest_s), oldest_s)
 
 
 class Layer(nn.Module):
@@ -419,10 +449,7 @@ def asking_flops(config: ReaderConfig, words: int, frames: int) -> float:
 
 
 def storing_flops(config: ReaderConfig, frames: int) -> float:
-    """Multiplications and additions of `Reader.remember`, for so many frames of a video, all within `oldest_s`.
-
-    Of older ones it makes fewer: their ages are not looked at one by one.
-    """
+    """Multiplications and additions of `Reader.remember`, for so many frames of a video."""
     width, heads, embedding = config.width, config.heads, config.embedding_width
     of_frame = 2 * width * (2 * embedding + width + 2 * width * config.layers)
     of_frame += config.frame_layers * (16 * width * width + 4 * heads * width)
@@ -431,7 +458,7 @@ def storing_flops(config: ReaderConfig, frames: int) -> float:
     of_chunk = 0
     if config.timed:
         of_frame += config.frame_layers * 2 * heads * WAVES * width
-        of_pair += 4 * heads * WAVES
+        of_pair += 4 * heads * (WAVES - 1)
         of_chunk = 2 * heads * WAVES
     pairs = sum((end - start) * end for start, end in zip([0, *ends], ends, strict=False))
     return float(frames * of_frame + config.frame_layers * (pairs * of_pair + len(ends) * of_chunk))

@@ -1,12 +1,14 @@
 """Train one of the study's models, once for each seed.
 
 Reads studies/questions/params.yaml, data/questions/, data/*/embeddings/ (of a model of captions
-studies/questions/captions/ instead; for an encoder that is trained data/*/frames/ as well), models/decoder/ (what a
+studies/questions/captions/ instead; for an encoder that is trained data/*/frames/ as well; where examples are made long
+data/videos/annotations/scenes.json), models/decoder/ (what a
 question's words mean, and what says answers) and models/encoder/ (what words look like). Writes
 studies/questions/models/MODEL/seed-N/, with the curves and how long it took.
 """
 
 import json
+import random
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from pipeline.answerer.seeing import TrainedEncoder
 from pipeline.answerer.training import LANGUAGE_MODEL, SPEAKER, save_reader, train_reader
 from pipeline.answerer.watching import Watching
 from pipeline.dataset.questions.question import from_table
+from pipeline.dataset.shapes.looks import read_scenes
 from pipeline.features.embeddings import embedding_width
 from pipeline.features.encoder import load_encoder
 from pipeline.files import weights
@@ -33,6 +36,7 @@ from pipeline.scoring.answer_files import read_answer_list
 from pipeline.training import loop
 from pipeline.training.loop import Optimization, unfinished
 from stages import EPOCHS, run
+from studies.questions.lengthening import Others, lengthened_example
 from studies.questions.settings import (
     ANSWER_LIST,
     CAPTIONS,
@@ -43,7 +47,9 @@ from studies.questions.settings import (
     MODELS,
     PICTURE_EMBEDDINGS,
     QUESTIONS,
+    SCENES,
     TRAINED_ENCODER,
+    Longer,
     Study,
     load_study,
 )
@@ -69,6 +75,8 @@ def learn(study: Study, name: str, seed: int, out: Path) -> str:
         captions = study.model(name).way == "captions"
         reads = read_language_model(study.learn.language_model)
         examples = read_examples(["train", "val"], answers, reads, work / "embeddings", captions=captions)
+        if study.model(name).longer:
+            examples = with_longer(examples, study.learn.longer, seed)
         watching = study.watching(name)
         speaker = make_speaker(study, watching) if study.model(name).head == "open" else None
         encoder = read_encoder(ENCODER) if study.model(name).encoder == "trained" else None
@@ -144,6 +152,21 @@ def read_examples(
         split: make_examples([one for one in questions if one.split == split], videos, texts, answers)
         for split in splits
     }
+
+
+def with_longer(examples: dict[str, list[Example]], longer: Longer, seed: int) -> dict[str, list[Example]]:
+    """Behind the examples of each split, those of them that can be made long by videos of that split."""
+    scenes = read_scenes(SCENES)
+    found = {}
+    for split, own in examples.items():
+        others = Others({one.video_id: one.video for one in own if one.video_id in scenes}, scenes)
+        made = [
+            lengthened_example(one, others, longer.seconds, longer.empty, random.Random(f"{seed} {one.video_id}"))
+            for one in own
+            if one.video_id in scenes  # a picture has no time
+        ]
+        found[split] = [*own, *filter(None, made)]
+    return found
 
 
 def read_encoder(folder: Path) -> TrainedEncoder:

@@ -8,7 +8,7 @@ E embedding width
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -73,7 +73,7 @@ def later(question: Question, cut_s: float, seconds: float) -> Question:
 
 
 def lengthened_example(
-    example: Example, others: Others, seconds: tuple[float, float], bare: float, draw: random.Random
+    example: Example, others: Others, seconds: Sequence[float], bare: float, draw: random.Random
 ) -> Example | None:
     """The questions that are asked behind a segment's begin, with others put in there; None if none can be kept.
 

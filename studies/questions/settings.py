@@ -41,6 +41,17 @@ class Ask(Section):
         return self
 
 
+class Longer(Section):
+    seconds: Annotated[list[Positive], Field(min_length=2, max_length=2)]
+    empty: Annotated[float, Field(ge=0, le=1)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Longer":
+        if self.seconds[0] > self.seconds[1]:
+            raise ValueError(f"seconds: found {self.seconds}; expected the least first, then the most")
+        return self
+
+
 class Learn(TrainingParams):
     width: Positive
     heads: Positive
@@ -52,6 +63,7 @@ class Learn(TrainingParams):
     step: Positive
     grid: Literal["ends", "centres", "clipbert"]
     evidence_loss: Annotated[float, Field(ge=0)]
+    longer: Longer
     prefix: Positive
     max_tokens: Positive
     encoder_rate: Annotated[float, Field(gt=0)]
@@ -71,6 +83,16 @@ class Model(Section):
     epochs: Positive | None
     head: Literal["list", "open"]
     encoder: Literal["frozen", "trained"]
+    longer: bool
+
+    @model_validator(mode="after")
+    def _has_frames_to_put_in(self) -> "Model":
+        if self.longer and (self.way == "captions" or self.encoder == "trained"):
+            raise ValueError(
+                f"longer: found true with way {self.way} and encoder {self.encoder}; expected false: it is embeddings "
+                "of frames that are put in"
+            )
+        return self
 
     @model_validator(mode="after")
     def _glimpses_are_seen(self) -> "Model":
@@ -147,6 +169,12 @@ def load_study(path: Path = FILE) -> Study:
                 raise ValueError(f"{path}: {section}.{name}: way captions belongs in caption_models, others in models")
     if study.long.models and study.ask.source != "shapes":
         raise ValueError(f"{path}: long.models: only the built-in videos (ask.source: shapes) can be made long; set []")
+    for name, model in study.models.items():
+        if model.longer and study.ask.source != "shapes":
+            raise ValueError(
+                f"{path}: models.{name}.longer: only the built-in videos (ask.source: shapes) can be made long; "
+                "set false"
+            )
     for name in study.long.models:
         if name not in study.models:
             raise ValueError(f"{path}: long.models: found {name!r}; expected some of models, {', '.join(study.models)}")

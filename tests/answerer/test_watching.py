@@ -11,7 +11,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.answerer import reader as reader_module
 from pipeline.answerer.answering import answer, evidence_shares
 from pipeline.answerer.examples import Text, asked, collate, make_examples, read_texts, text_width, word_looks
-from pipeline.answerer.reader import Layer, Reader, ReaderConfig, asking_flops, cosines_of_pairs, storing_flops
+from pipeline.answerer.reader import (
+    Layer,
+    Reader,
+    ReaderConfig,
+    asking_flops,
+    cosines_of_pairs,
+    phases,
+    storing_flops,
+    waves,
+)
 from pipeline.answerer.training import AnswerTraining, answer_loss, load_reader, save_reader, unfound
 from pipeline.answerer.watching import Watching, fused, sampler, watch
 from pipeline.dataset.questions.question import Question
@@ -321,6 +330,23 @@ def test_the_evidences_share_counts_overlaps_once(examples):
     assert evidence_shares(many, times, 0 * attention) == (None, None)
     later = replace(many, question=replace(many.question, start_s=1.0))
     assert evidence_shares(later, times, attention)[1] == pytest.approx(2 / 3)
+
+
+def test_ages_of_pairs_of_frames_are_those_of_each_pair_alone():
+    torch.manual_seed(0)
+    ages = reader_of(WAYS[5]).layers[0].ages.double()
+    torch.nn.init.normal_(ages.bias.weight)
+    time_s = (1000 * torch.rand(2, 9, dtype=torch.float64)).sort().values
+    since_s = time_s[:, 4:, None] - time_s[:, None]
+    there = (since_s >= 0)[:, None]  # later frames are not looked at
+    since_s = since_s.clamp(min=0)
+    paid = torch.rand(2, 2, 5, 9, dtype=torch.float64) * there
+    oldest_s = 300.0
+    assert (since_s > oldest_s).any() and (since_s < oldest_s).any()
+    each = waves(since_s, oldest_s)  # [V, T', T, WAVES]
+    pair = phases(time_s)[:, 4:], phases(time_s), since_s[:, None], oldest_s
+    assert torch.allclose(ages.biases(*pair) * there, ages.bias(each).permute(0, 3, 1, 2) * there)
+    assert torch.allclose(ages.means(paid, *pair), torch.einsum("vhij,vijw->vhiw", paid, each))
 
 
 def test_what_words_name_together_is_compared_with_frames_as_their_sum_would_be():

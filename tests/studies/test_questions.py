@@ -27,19 +27,20 @@ from tests.dataset.test_questions import write
 from tests.tiny_bert import write_bert
 
 COLOURS = ("red", "green", "blue")
-OF_CAPTIONS = {"way": "captions", "fusion": "mean", "glimpses": 1, "epochs": 10, "head": "list", "encoder": "frozen"}
-OF_GLIMPSES = {"way": "sparse", "fusion": "joint", "glimpses": 2, "epochs": None, "head": "list"}
+OF_FRAMES = {"fusion": "mean", "glimpses": 1, "epochs": None, "head": "list", "encoder": "frozen", "longer": False}
+OF_GLIMPSES = OF_FRAMES | {"way": "sparse", "fusion": "lse", "glimpses": 2}
+OF_CAPTIONS = OF_FRAMES | {"way": "captions", "epochs": 10}
 TINY: dict[str, Any] = {
     "ask": {"source": "files"},
     "learn": {"width": 16, "heads": 2, "layers": 1, "epochs": 1, "batch_size": 4, "warmup_steps": 2, "step": 1},
     "answer": {"glimpses": [1, 4], "main": 4},
     "models": {
-        "blind": {"way": "blind", "fusion": "mean", "glimpses": 1, "epochs": None, "head": "list", "encoder": "frozen"},
-        "frame": {"way": "frame", "fusion": "mean", "glimpses": 1, "epochs": None, "head": "list", "encoder": "frozen"},
-        "lse": {"way": "sparse", "fusion": "lse", "glimpses": 2, "epochs": None, "head": "list", "encoder": "frozen"},
-        "memory": {"way": "memory", "fusion": "mean", "glimpses": 1, "epochs": 20, "head": "list", "encoder": "frozen"},
-        "trained": {**OF_GLIMPSES, "encoder": "trained"},
-        "open": {"way": "sparse", "fusion": "lse", "glimpses": 2, "epochs": None, "head": "open", "encoder": "frozen"},
+        "blind": OF_FRAMES | {"way": "blind"},
+        "frame": OF_FRAMES | {"way": "frame"},
+        "lse": OF_GLIMPSES,
+        "memory": OF_FRAMES | {"way": "memory", "epochs": 20},
+        "trained": OF_GLIMPSES | {"fusion": "joint", "encoder": "trained"},
+        "open": OF_GLIMPSES | {"head": "open"},
     },
     "caption_models": {"captions": OF_CAPTIONS},
     "long": {"models": []},
@@ -78,6 +79,15 @@ def settings(path: Path, changes: dict, original: Path = FILE) -> Path:
             {"models": TINY["models"], "long": {"models": ["trained"]}},
             "long.models: trained has head list and encoder trained; expected list and frozen",
         ),
+        (
+            {"caption_models": {"m": OF_CAPTIONS | {"longer": True}}},
+            "caption_models.m.*longer: found true with way captions and encoder frozen; expected false",
+        ),
+        (
+            {"ask": {"source": "files", "files": {"train": ["a"], "val": [], "test": []}}, "long": {"models": []}},
+            "models.memory.longer: only the built-in videos .* can be made long; set false",
+        ),
+        ({"learn": {"longer": {"seconds": [9, 3], "empty": 0}}}, "seconds: found .9, 3.; expected the least first"),
         ({"long": {"models": ["film"]}}, "long.models: found 'film'; expected some of models, blind"),
         (
             {"ask": {"source": "files", "files": {"train": ["a"], "val": [], "test": []}}},
