@@ -50,6 +50,6 @@ def scored(
     results = []
     for rows in rows_by_seed:
         both = zip(rows["question_id"], rows["prediction"], strict=True)
-        given = {id: prediction for id, prediction in both if prediction is not None}
+        given = {id: prediction for id, prediction in both if pd.notna(prediction)}
         results.append(score_answers(questions, given, train=train, answer_list=answers, draws=DRAWS))
     return Scored(tuple(results), pd.concat(rows_by_seed))

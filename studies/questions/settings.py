@@ -131,6 +131,7 @@ class Study(Section):
     learn: Learn
     models: dict[str, Model]  # once loaded with those of caption_models, for which DVC has stages of their own
     caption_models: dict[str, Model]
+    together: dict[str, Annotated[list[str], Field(min_length=2)]]
     answer: Answer
     long: Long
 
@@ -155,7 +156,11 @@ class Study(Section):
         return self.answer.glimpses if self.model(name).way == "sparse" else [1]
 
     def main_count(self, name: str) -> int:
-        return self.answer.main if self.model(name).way == "sparse" else 1
+        return self.answer.main if name in self.models and self.model(name).way == "sparse" else 1
+
+    def parts(self, name: str) -> list[str]:
+        """The models that answer as this one: it alone, or those of `together`."""
+        return self.together.get(name, [name])
 
 
 def load_study(path: Path = FILE) -> Study:
@@ -184,6 +189,12 @@ def load_study(path: Path = FILE) -> Study:
                 f"{path}: long.models: {name} has head {model.head} and encoder {model.encoder}; "
                 "expected list and frozen"
             )
-    if "long" in study.models:
-        raise ValueError(f"{path}: models: long is the name of {METRICS}/long.json; choose another")
+    for name, parts in study.together.items():
+        if name in study.models:
+            raise ValueError(f"{path}: together.{name}: there is a model of that name; choose another")
+        for part in parts:
+            if study.models.get(part, study.caption_models.get(part)) is None:
+                raise ValueError(f"{path}: together.{name}: found {part!r}, which is none of the models")
+    if "long" in study.models.keys() | study.caption_models.keys() | study.together.keys():
+        raise ValueError(f"{path}: long is the name of {METRICS}/long.json; choose another")
     return study.model_copy(update={"models": study.models | study.caption_models})

@@ -24,6 +24,7 @@ from studies.questions.lengths import by_length, length_figures, length_report
 from studies.questions.plot import Dot, draw
 from studies.questions.scored import Scored, scored
 from studies.questions.settings import ANSWER_LIST, LONG, METRICS, MODELS, OUT, QUESTIONS, Study, load_study
+from studies.questions.together import together
 
 REPORT, PLOT = Path("docs/results.md"), Path("docs/questions.png")
 BEGIN, END = "<!-- studies/questions/table.py writes from here -->", "<!-- and to here -->"
@@ -39,8 +40,10 @@ def main() -> None:
         name: {n: score(study, name, n, scored_questions, train, answers) for n in study.counts(name)}
         for name in study.models
     }
+    for name in study.together:
+        by_model[name] = {1: score(study, name, 1, scored_questions, train, answers)}
     kinds = sorted({one.kind for one in scored_questions if one.kind})
-    for name in study.models:
+    for name in by_model:
         write_text(METRICS / f"{name}.json", json.dumps(figures(study, by_model, name, kinds), indent=1) + "\n")
     dots = {
         name: [Dot(float(one.rows["gflop"].mean()), one.accuracy(), str(n)) for n, one in by_count.items()]
@@ -69,15 +72,21 @@ def score(
 ) -> Scored:
     rows = []
     for seed in study.seeds:
-        path = OUT / name / f"seed-{seed}" / "answers.parquet"
-        if not path.is_file():
-            raise ValueError(f"no {path}: make questions")
-        own = pd.read_parquet(path)
-        own = own[own["glimpses"] == n]
-        if not len(own):
-            raise ValueError(f"{path} has no answers with {n} glimpses: python -m studies.questions.answer {name}")
-        rows.append(own)
+        parts = study.parts(name)
+        found = [read_rows(part, seed, n if len(parts) == 1 else study.main_count(part)) for part in parts]
+        rows.append(found[0] if len(found) == 1 else together(found, len(answers)))
     return scored(rows, scored_questions, train=train, answers=answers)
+
+
+def read_rows(name: str, seed: int, n: int) -> pd.DataFrame:
+    path = OUT / name / f"seed-{seed}" / "answers.parquet"
+    if not path.is_file():
+        raise ValueError(f"no {path}: make questions")
+    rows = pd.read_parquet(path)
+    rows = rows[rows["glimpses"] == n]
+    if not len(rows):
+        raise ValueError(f"{path} has no answers with {n} glimpses: python -m studies.questions.answer {name}")
+    return rows
 
 
 def figures(
@@ -134,7 +143,7 @@ def report(
     for constant in ("most frequent per question word", "most frequent per kind"):
         values = [constants.group(group).beside[constant] for group in ("all", *(f"kind {kind}" for kind in kinds))]
         rows.append([constant, *(f"{value:.1f}" for value in values), "0", "0", "0"])
-    for name in study.models:
+    for name in scored:
         one = scored[name][study.main_count(name)]
         spent = cost(one)
         low, high = one.interval()
@@ -155,7 +164,11 @@ def report(
         f"{', '.join(map(str, study.seeds))}. Accuracy in percent of the questions asked, 95 % intervals over videos. "
         f"Models of glimpses answer with {study.answer.main} of {study.learn.frames} frames each, at both ends and "
         "evenly between. GFLOP are of one question, with the encoder on the frames that it looks at; a memory encodes "
-        "each frame once for all questions about a video.",
+        "each frame once for all questions about a video."
+        + "".join(
+            f" `{name}`: {' and '.join(f'`{one}`' for one in of)}, the product of their probabilities."
+            for name, of in study.together.items()
+        ),
         table(head, rows),
     ]
     sparse = [name for name in study.models if study.model(name).way == "sparse"]
@@ -183,8 +196,8 @@ def report(
 
 
 def cpu_seconds_of_training(study: Study, name: str) -> float:
-    found = [json.loads((MODELS / name / f"seed-{seed}" / "training.json").read_text()) for seed in study.seeds]
-    return float(np.mean([one["cpu_seconds"] for one in found]))
+    paths = [[MODELS / part / f"seed-{seed}" / "training.json" for part in study.parts(name)] for seed in study.seeds]
+    return float(np.mean([sum(json.loads(path.read_text())["cpu_seconds"] for path in own) for own in paths]))
 
 
 if __name__ == "__main__":

@@ -19,10 +19,13 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from pipeline.dataset.questions.formats import read_questions
+from pipeline.dataset.questions.question import Question
 from pipeline.params import load_params
 from pipeline.scoring.answer_files import read_answers
 from pipeline.scoring.answers import score_answers
+from studies.questions.scored import scored
 from studies.questions.settings import FILE, MODELS, OUT, load_study
+from studies.questions.together import SUMMED, together
 from tests.dataset.test_questions import write
 from tests.tiny_bert import write_bert
 
@@ -43,6 +46,7 @@ TINY: dict[str, Any] = {
         "open": OF_GLIMPSES | {"head": "open"},
     },
     "caption_models": {"captions": OF_CAPTIONS},
+    "together": {"both": ["memory", "captions"]},
     "long": {"models": []},
 }
 
@@ -53,7 +57,7 @@ MSRVTT = Path("studies/questions/msrvtt_qa.yaml").resolve()
 def settings(path: Path, changes: dict, original: Path = FILE) -> Path:
     values = YAML(typ="safe").load(original.read_text())
     for section, own in changes.items():
-        values[section] = own if section.endswith("models") else values[section] | own
+        values[section] = own if section.endswith("models") or section == "together" else values[section] | own
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         YAML().dump(values, file)
@@ -88,6 +92,8 @@ def settings(path: Path, changes: dict, original: Path = FILE) -> Path:
             "models.memory.longer: only the built-in videos .* can be made long; set false",
         ),
         ({"learn": {"longer": {"seconds": [9, 3], "empty": 0}}}, "seconds: found .9, 3.; expected the least first"),
+        ({"together": {"both": ["memory", "film"]}}, "together.both: found 'film', which is none of the models"),
+        ({"together": {"joint": ["memory", "lse"]}}, "together.joint: there is a model of that name"),
         ({"long": {"models": ["film"]}}, "long.models: found 'film'; expected some of models, blind"),
         (
             {"ask": {"source": "files", "files": {"train": ["a"], "val": [], "test": []}}},
@@ -109,6 +115,47 @@ def test_a_language_model_that_cannot_be_loaded_is_named_with_its_key(tmp_path, 
         read_language_model("no-one/none")
     with pytest.raises(ValueError, match=r"holds no config.json with \*.safetensors"):
         read_language_model(str(tmp_path))
+
+
+def test_a_question_without_an_answer_is_one_that_was_not_answered(tmp_path):
+    asked = [Question(f"q{n}", "v", "what?", ("red",), (1.0,)) for n in range(2)]
+    pd.DataFrame({"question_id": ["q0", "q1"], "prediction": ["red", None]}).to_parquet(tmp_path / "rows.parquet")
+    [result] = scored([pd.read_parquet(tmp_path / "rows.parquet")], asked).results
+    assert result.group("all").accuracy == 50.0 and result.group("all").answered == 1
+
+
+def test_models_together_say_what_the_product_of_all_their_probabilities_is_largest_for():
+    draw = np.random.default_rng(0)
+    names = [f"answer {number}" for number in range(7)]
+    full = [draw.dirichlet(np.ones(7), size=50) for _ in range(2)]
+    for of in full:  # what is not among the first five shares what is left
+        rest = np.argsort(of, axis=1)[:, :2]
+        np.put_along_axis(of, rest, np.take_along_axis(of, rest, 1).mean(1, keepdims=True), 1)
+
+    def rows(of):
+        first = np.argsort(-of, axis=1)[:, :5]
+        costs = dict.fromkeys(SUMMED, 2.0)
+        return pd.DataFrame(
+            {
+                "question_id": f"q{number}",
+                "prediction": names[best[0]],
+                "first": [names[label] for label in best],
+                "first_log_probs": np.log(of[number][best]),
+                **costs,
+            }
+            for number, best in enumerate(first)
+        )
+
+    one, two = map(rows, full)
+    two.loc[3, "prediction"] = None  # a video without frames
+    found = together([one, two.sample(frac=1, random_state=0)], 7)
+    expected = [names[label] for label in (full[0] * full[1]).argmax(1)]
+    product = np.log(full[0] * full[1]).max(1)
+    given = [number for number in range(50) if number != 3]
+    assert found["prediction"][given].tolist() == [expected[number] for number in given]
+    assert np.allclose(found["log_prob"][given].astype(float), product[given])
+    assert pd.isna(found["prediction"][3]) and (found[list(SUMMED)] == 4.0).all(axis=None)
+    assert (found["prediction"] != one["prediction"]).any()
 
 
 def test_an_unknown_model_is_refused():
