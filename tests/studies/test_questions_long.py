@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from pipeline.features.encoder import schema_of
 from pipeline.features.encoder import to_table as embeddings_table
 from pipeline.language.decoder import save_decoder
 from studies.questions import answer, long
+from studies.questions.learn import with_longer
 from studies.questions.lengthening import Others, lengthened_example
 from studies.questions.lengths import by_length, length_figures, length_report
-from studies.questions.settings import FILE, LONG, MODELS, OUT, QUESTIONS, SCENES, load_study
+from studies.questions.settings import FILE, LONG, MODELS, OUT, QUESTIONS, SCENES, Longer, load_study
 from tests.colours import make_decoder, make_tokenizer
 from tests.random_clip import READS, write_random_clip
 from tests.studies.test_questions import settings
@@ -133,14 +135,18 @@ def test_what_the_last_segment_shows_is_not_cut_in_two(scenes, questions, number
 
 
 @pytest.fixture(scope="module")
-def lengthened(scenes, questions, numbered):
-    """(as it was, made long) of every video that can be: every other one by empty stages alone."""
+def examples(questions, numbered):
     answers = sorted({one.answer for one in questions})
     text = Text(torch.zeros(1, dtype=torch.int64), torch.zeros(1, 2), torch.zeros(1, 2))
-    texts = {one.question: text for one in questions}
+    return make_examples(questions, numbered, {one.question: text for one in questions}, answers)
+
+
+@pytest.fixture(scope="module")
+def lengthened(examples, scenes, numbered):
+    """(as it was, made long) of every video that can be: every other one by empty stages alone."""
     others = Others(numbered, scenes)
     found = []
-    for number, example in enumerate(make_examples(questions, numbered, texts, answers)):
+    for number, example in enumerate(examples):
         made = lengthened_example(example, others, (10.0, 60.0), float(number % 2), random.Random(number))
         if made:
             found.append((example, made))
@@ -167,6 +173,23 @@ def test_training_examples_that_are_made_long_keep_their_answers(lengthened, sce
                 assert not any(f"{colour} {shape}" in question.question for colour, shape in seen)
             assert question.kind != "count" or not seen
     assert kinds >= {(kind, True) for kind in set(KINDS) - {"count"}} | {("count", False)}
+
+
+def test_training_examples_are_made_long_beside_those_as_they_are_by_videos_of_their_split(
+    examples, scenes, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    SCENES.parent.mkdir(parents=True)
+    SCENES.write_text(json.dumps(scenes))
+    ids = list(scenes)
+    splits = {"train": examples[:25], "val": [*examples[25:], replace(examples[0], video_id="a picture")]}
+    found = with_longer(splits, Longer(seconds=[10, 20], empty=0.5), 0)
+    for split, own in splits.items():
+        assert found[split][: len(own)] == own
+        made = found[split][len(own) :]
+        assert len(made) > 5
+        there = {ids[number] for one in made for number in one.video.embeddings[:][:, 0].astype(int)}
+        assert there <= {one.video_id for one in own}
 
 
 def test_training_examples_are_made_long_alike_by_equal_draws(lengthened, scenes, numbered):
