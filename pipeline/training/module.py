@@ -31,9 +31,12 @@ class Training(L.LightningModule):
         super().__init__()
         self.optimization, self.steps, self.params_file = optimization, steps, params_file
 
-    def on_fit_start(self) -> None:
-        if self.global_rank:  # otherwise processes would draw the same dropout for different examples
-            torch.manual_seed(self.optimization.seed + self.global_rank)
+    def on_train_batch_start(self, _batch: Any, step: int) -> None:
+        """What is drawn in a step, such as dropout, is a function of (seed, epoch, step, process): so that a run can
+        resume, and processes do not draw the same for different examples.
+        """
+        draw = random.Random(f"{self.optimization.seed} {self.current_epoch} {step} {self.global_rank}")
+        torch.manual_seed(draw.getrandbits(63))
 
     def of_all_processes(self, total: Tensor, units: int) -> tuple[Tensor, int]:
         """Sums of this step's loss and units over all processes."""

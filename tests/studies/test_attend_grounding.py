@@ -129,8 +129,7 @@ def dataset(workspace, one_thread) -> Path:
 def trained(kind: str, grounding: float, epochs: int = 3, out: Path = Path("out")) -> tuple[bytes, list[float]]:
     """The weights as they are saved, and the mean loss of grounding in each epoch."""
     attend = load_attend()
-    exact = {"dropout": 0.0, "noise": 0.0, "teacher_forcing": 1.0}  # what is drawn at random is not gone on with
-    own = attend.learn.model_copy(update={"grounding": grounding, "epochs": epochs, **exact})
+    own = attend.learn.model_copy(update={"grounding": grounding, "epochs": epochs})
     learn.learn(kind, attend.model_copy(update={"learn": own}), 0, out)
     curve = next((out / "curves").rglob("train/grounding.tsv"), None)
     missed = [] if curve is None else [float(row.split("\t")[1]) for row in curve.read_text().splitlines()[1:]]
@@ -172,8 +171,9 @@ def test_a_run_that_was_killed_ends_with_the_weights_it_would_have_had(dataset):
     whole, missed = trained("space-time", 1.0, out=Path("whole"))
     killed = (  # in the middle of its third epoch
         "import os, signal, torch; from tests.studies.test_attend_grounding import *; torch.set_num_threads(1);"
-        "learn.AttendTraining.on_train_batch_start = lambda self, batch, i: "
-        "os.kill(os.getpid(), signal.SIGKILL) if (self.current_epoch, i) == (2, 1) else None;"
+        "begin = learn.AttendTraining.on_train_batch_start; learn.AttendTraining.on_train_batch_start = "
+        "lambda self, *step: os.kill(os.getpid(), signal.SIGKILL) if (self.current_epoch, step[1]) == (2, 1) "
+        "else begin(self, *step);"
         "trained('space-time', 1.0, out=Path('resumed'))"
     )
     environment = {**os.environ, "PYTHONPATH": str(project)}

@@ -30,8 +30,9 @@ def test_a_run_that_was_killed_ends_with_the_weights_it_would_have_had(tmp_path,
     # The killed run dies in the middle of its third epoch, of two steps, when its curves know of the first.
     killed = (
         "import os, signal, sys; from pathlib import Path; import tests.training.test_loop as t;"
-        "from pipeline.captioner.loss import CaptionTraining; CaptionTraining.on_train_batch_start = "
-        "lambda self, batch, i: os.kill(os.getpid(), signal.SIGKILL) if (self.current_epoch, i) == (2, 1) else None;"
+        "from pipeline.captioner.loss import CaptionTraining as T; begin = T.on_train_batch_start;"
+        "T.on_train_batch_start = lambda self, *step: os.kill(os.getpid(), signal.SIGKILL) "
+        "if (self.current_epoch, step[1]) == (2, 1) else begin(self, *step);"
         "t.torch.set_num_threads(1); t.run_saved(*map(Path, sys.argv[1:]))"
     )
     arguments = [tmp_path / "b", tmp_path / "decoder", tmp_path / "resumed"]
@@ -51,9 +52,9 @@ def test_a_run_that_was_killed_ends_with_the_weights_it_would_have_had(tmp_path,
 
 
 def run_saved(work: Path, decoder: Path, folder: Path) -> None:
-    """Train with the decoder that is saved there, or go on with that, and save the captioner."""
-    captioner = make(AutoModelForCausalLM.from_pretrained(decoder).eval())
-    set_trainable(captioner, "frozen")
+    """Train with the decoder that is saved there, with dropout, or go on with that, and save the captioner."""
+    captioner = make(AutoModelForCausalLM.from_pretrained(decoder, resid_pdrop=0.2))
+    set_trainable(captioner, "full")
     fit(captioner, AutoTokenizer.from_pretrained(decoder), work, optimizer="muon")
     save_captioner(folder, captioner, None)
 

@@ -1,5 +1,6 @@
 """What modules of the training loop share."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,14 +57,16 @@ def test_sums_of_one_process_are_its_own_and_those_of_several_are_added():
     assert (float(both), units) == (6, 8)
 
 
-def test_processes_draw_different_dropout():
-    module = at(0)
-    for rank in (0, 2):
-        torch.manual_seed(7)
-        before = torch.initial_seed()
+def test_what_a_step_draws_depends_on_seed_epoch_step_and_process_alone():
+    def drawn(seed, epoch, step, rank):
+        module = at(epoch, seed=seed)
         with mock.patch.object(Training, "global_rank", rank):
-            module.on_fit_start()
-        assert (torch.initial_seed() == before) == (rank == 0)
+            module.on_train_batch_start(None, step)
+        return float(torch.rand(()))
+
+    every = list(itertools.product(range(2), repeat=4))
+    once = [drawn(*of) for of in every]
+    assert len(set(once)) == 16 and [drawn(*of) for of in reversed(every)] == once[::-1]
 
 
 def test_the_schedule_warms_up_and_falls_to_nothing_over_all_steps():
