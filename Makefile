@@ -143,7 +143,7 @@ attend-others:
 attend-space-time:
 	$(REPRO) studies/attend/dvc.yaml:learn@space-time
 
-# A training takes one core: every second model beside the others.
+# A training takes one core: every second model, with its answers, beside the others.
 questions: export OMP_NUM_THREADS := 1
 questions: history .venv/installed
 	dvc repro studies/questions/dvc.yaml:ask
@@ -153,12 +153,13 @@ questions: history .venv/installed
 	python -m studies.questions.show
 
 LEARNED := dvc stage list --name-only studies/questions/dvc.yaml | grep :learn@ | sed -n
+ANSWERED := sed 'p; s/:learn@/:answer@/'
 
 questions-even:
-	{ $(LEARNED) 'n;p' | xargs -r nice $(REPRO); } >.dvc/tmp/questions-even.log 2>&1 || { cat .dvc/tmp/questions-even.log >&2; exit 1; }
+	{ $(LEARNED) 'n;p' | $(ANSWERED) | xargs -r nice $(REPRO); } >.dvc/tmp/questions-even.log 2>&1 || { cat .dvc/tmp/questions-even.log >&2; exit 1; }
 
 questions-odd:
-	$(LEARNED) 'p;n' | xargs -r $(REPRO)
+	$(LEARNED) 'p;n' | $(ANSWERED) | xargs -r $(REPRO)
 
 vlm: history .venv/installed-vlm
 	dvc repro studies/vlm/dvc.yaml
