@@ -19,6 +19,8 @@ import pytest
 from tests.forking import SLOW, TRAINING, Forking
 from tests.tiny import write_params
 
+os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's own 15 its workers hardly run beside other tests
+
 # Begun first: a long file that is begun last is waited for by every worker.
 LONGEST = (
     "test_pipeline",

@@ -313,9 +313,8 @@ def test_the_origins_setting_runs_at_a_tiny_size_and_only_what_changed_is_descri
     assert written["v_b#0"].frames and (written["v_b#0"].caption or written["v_b#0"].error)
 
 
-def test_captions_made_on_a_local_ray_have_the_bytes_of_those_made_here(here, monkeypatch):
+def test_captions_made_on_a_local_ray_have_the_bytes_of_those_made_here(here):
     pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # at its own 15 they hardly run on a machine that is busy
     if " " in sys.executable:
         pytest.skip("Ray cannot start workers with a Python whose path contains a space")
     write_videos({f"v_{i}": i for i in range(5)})
