@@ -19,7 +19,9 @@ import pytest
 from tests.forking import SLOW, TRAINING, Forking
 from tests.tiny import write_params
 
-os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's own 15 its workers hardly run beside other tests
+# At Ray's own niceness of 15 its workers hardly run beside other tests, and it gives up one that begins after a minute.
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")
 
 # Begun first: a long file that is begun last is waited for by every worker.
 LONGEST = (

@@ -313,6 +313,7 @@ def test_the_origins_setting_runs_at_a_tiny_size_and_only_what_changed_is_descri
     assert written["v_b#0"].frames and (written["v_b#0"].caption or written["v_b#0"].error)
 
 
+@pytest.mark.slow
 def test_captions_made_on_a_local_ray_have_the_bytes_of_those_made_here(here):
     pytest.importorskip("ray")
     if " " in sys.executable:
