@@ -69,7 +69,9 @@ def learn(study: Study, name: str, seed: int, out: Path) -> str:
     answers = read_answer_list(ANSWER_LIST)
     settings = (study.learn, study.model(name), seed)
     inputs = [QUESTIONS, ANSWER_LIST, EMBEDDINGS, PICTURE_EMBEDDINGS, DECODER, ENCODER]
-    inputs = [path for path in [*inputs, *([CAPTIONS] if study.model(name).way == "captions" else [])] if path.exists()]
+    inputs += [CAPTIONS] if study.model(name).way == "captions" else []
+    inputs += [SCENES] if study.model(name).longer else []
+    inputs = [path for path in inputs if path.exists()]
     # An encoder that is trained reads data/*/frames/ as well, of which the embeddings are a function.
     with unfinished(f"questions-{name}", Path(__file__), settings, inputs) as work:
         captions = study.model(name).way == "captions"

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pipeline.answerer.examples import Example
 from pipeline.dataset.questions.question import Question
 from pipeline.dataset.segments import frames_of_segment
-from pipeline.dataset.shapes.looks import Look, Truth, asked_about, empty, looks_in, stage_set_s
+from pipeline.dataset.shapes.looks import Look, Truth, asked_about, looks_in, stage_set_s
+from pipeline.dataset.shapes.looks import empty as is_empty
 from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.features.lengthening import drawn, put_into
 
@@ -46,12 +47,19 @@ class Others:
         """Of each video the stretches in which nothing is seen."""
         return {id: empty_pieces(video, self.scenes[id]) for id, video in self.videos.items()}
 
+    def empty_stages(self, ids: Sequence[str]) -> list[Piece]:
+        return [piece for id in ids for piece in self.bare[id]]
+
+    def without(self, looks: set[Look], ids: Sequence[str]) -> list[str]:
+        """Those of the videos that never show any of these."""
+        return [id for id in ids if looks.isdisjoint(self.looks[id])]
+
 
 def empty_pieces(video: VideoEmbeddings, truth: Truth) -> list[Piece]:
     """The stretches of a video in which nothing is seen."""
     times, rows = video.timestamps[:], video.embeddings[:]
     margin_s = float(times[1] - times[0]) if len(times) > 1 else 0.0
-    bare = empty(truth, times.tolist(), margin_s)
+    bare = is_empty(truth, times.tolist(), margin_s)
     ends = np.flatnonzero(np.diff(bare, prepend=False, append=False))  # where they begin and end, in turn
     return [rows[begin:end] for begin, end in ends.reshape(-1, 2)]
 
@@ -73,7 +81,7 @@ def later(question: Question, cut_s: float, seconds: float) -> Question:
 
 
 def lengthened_example(
-    example: Example, others: Others, seconds: Sequence[float], bare: float, draw: random.Random
+    example: Example, others: Others, seconds: Sequence[float], empty: float, draw: random.Random
 ) -> Example | None:
     """The questions that are asked behind a segment's begin, with others put in there; None if none can be kept.
 
@@ -82,7 +90,7 @@ def lengthened_example(
 
     Args:
         seconds: least and most that are put in; the logarithm is drawn evenly.
-        bare: the part of examples for which it is empty stages.
+        empty: the part of examples for which it is empty stages.
     """
     truth, video = others.scenes[example.video_id], example.video
     if len(truth["segments"]) < 2:
@@ -95,16 +103,15 @@ def lengthened_example(
     ids = sorted(others.videos.keys() - {example.video_id})
     behind = [target for target in example.targets if target.frames > at]
     targets = []
-    if draw.random() < bare:
-        pieces = [piece for id in ids for piece in others.bare[id]]
+    if draw.random() < empty:
+        pieces = others.empty_stages(ids)
         targets = behind
     else:
         enough = len(ids) // 4
         for target in draw.sample(behind, len(behind)):
             if target.question.kind == NEEDS_EMPTY:
                 continue
-            never = never_shown(target.question, truth)
-            rest = [id for id in ids if never.isdisjoint(others.looks[id])]
+            rest = others.without(never_shown(target.question, truth), ids)
             if len(rest) >= enough:
                 ids = rest
                 targets.append(target)

@@ -130,10 +130,9 @@ def chosen(
             continue
         others = sorted(videos.keys() - {question.video_id})
         if kind == NEEDS_EMPTY:
-            pieces = [piece for other in others for piece in there.bare[other]]
+            pieces = there.empty_stages(others)
         else:
-            never = never_shown(question, truth)
-            pieces = [there.shown[other] for other in others if never.isdisjoint(there.looks[other])]
+            pieces = [there.shown[other] for other in there.without(never_shown(question, truth), others)]
         if pieces:
             found[kind].append(Asked(question, cut_s, pieces))
     return [one for kind in KINDS for one in found[kind]]

@@ -156,7 +156,9 @@ class Study(Section):
         return self.answer.glimpses if self.model(name).way == "sparse" else [1]
 
     def main_count(self, name: str) -> int:
-        return self.answer.main if name in self.models and self.model(name).way == "sparse" else 1
+        if name in self.together:
+            return 1
+        return self.answer.main if self.model(name).way == "sparse" else 1
 
     def parts(self, name: str) -> list[str]:
         """The models that answer as this one: it alone, or those of `together`."""
