@@ -143,7 +143,7 @@ attend-others:
 attend-space-time:
 	$(REPRO) studies/attend/dvc.yaml:learn@space-time
 
-# A training takes one core: every second model, with its answers, beside the others.
+# A training takes one core: every second model, with its answers, beside the others; and captions, of which there is one.
 questions: export OMP_NUM_THREADS := 1
 questions: history .venv/installed
 	dvc repro studies/questions/dvc.yaml:ask
@@ -152,14 +152,15 @@ questions: history .venv/installed
 	dvc repro studies/questions/dvc.yaml
 	python -m studies.questions.show
 
-LEARNED := dvc stage list --name-only studies/questions/dvc.yaml | grep :learn@ | sed -n
-ANSWERED := sed 'p; s/:learn@/:answer@/'
+ASKED := dvc stage list --name-only studies/questions/dvc.yaml | grep -E
+ANSWERED := sed 'p; s/:learn/:answer/' | uniq
 
 questions-even:
-	{ $(LEARNED) 'n;p' | $(ANSWERED) | xargs -r nice $(REPRO); } >.dvc/tmp/questions-even.log 2>&1 || { cat .dvc/tmp/questions-even.log >&2; exit 1; }
+	{ { $(ASKED) :learn@ | sed -n 'n;p'; $(ASKED) ':(describe|learn-captions@)'; } | $(ANSWERED) | xargs -r nice $(REPRO); } \
+	    >.dvc/tmp/questions-even.log 2>&1 || { cat .dvc/tmp/questions-even.log >&2; exit 1; }
 
 questions-odd:
-	$(LEARNED) 'p;n' | $(ANSWERED) | xargs -r $(REPRO)
+	$(ASKED) :learn@ | sed -n 'p;n' | $(ANSWERED) | xargs -r $(REPRO)
 
 vlm: history .venv/installed-vlm
 	dvc repro studies/vlm/dvc.yaml
