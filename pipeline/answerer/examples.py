@@ -23,6 +23,7 @@ from pipeline.dataset.questions.question import Question
 from pipeline.dataset.segments import frames_of_segment
 from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.features.encoder import embedding_width
+from pipeline.features.lengthening import PutIn
 from pipeline.features.text_tower import NoTextTower, embed_texts
 
 MAX_TOKENS = 512  # of a question, where a language model does not say how many it reads
@@ -56,6 +57,8 @@ class Example:
     video: VideoEmbeddings
     first: int  # number in the video of the first frame that may be seen
     targets: tuple[Target, ...]
+    put_in: PutIn | None = None  # frames of others that make it longer
+    epoch: int | None = None  # of training in which alone it is used; None: in every one
 
     @property
     def seen(self) -> slice:
@@ -65,12 +68,17 @@ class Example:
     @property
     def longest_s(self) -> float:
         """From the first of them to the last."""
-        times = self.video.timestamps[self.seen]
+        times = self._times()
         return float(times[-1] - times[0])
 
     def read(self) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Embeddings [T, E] and times [T] in seconds of the frames that one of the targets may see."""
-        return np.asarray(self.video.embeddings[self.seen], np.float32), np.asarray(self.video.timestamps[self.seen])
+        rows = self.put_in.rows(self.video.embeddings[:]) if self.put_in else self.video.embeddings
+        return np.asarray(rows[self.seen], np.float32), self._times()
+
+    def _times(self) -> NDArray[np.float64]:
+        times = self.put_in.times(self.video.timestamps[:]) if self.put_in else self.video.timestamps
+        return np.asarray(times[self.seen])
 
 
 @dataclass(frozen=True)
@@ -284,9 +292,14 @@ def placed(targets: Iterable[Target]) -> Iterator[tuple[int, Target]]:
 
 
 def plan_batches(examples: Sequence[Example], batch_size: int, seed: Sequence[int] | None) -> list[list[int]]:
-    """Numbers of examples by batch; videos of about one length together, in an order drawn by the seed."""
+    """Numbers of examples by batch; videos of about one length together, in an order drawn by the seed.
+
+    Args:
+        seed: the last of it is the epoch; None: batches that do not train.
+    """
     rng = random.Random(str(seed))
-    order = list(range(len(examples)))
+    epochs = (None, seed[-1] if seed else None)
+    order = [number for number, example in enumerate(examples) if example.epoch in epochs]
     rng.shuffle(order)
     length = {number: max(target.frames for target in examples[number].targets) for number in order}
     some = 8 * batch_size  # sorted among as many: so that batches differ from epoch to epoch

@@ -31,7 +31,8 @@ WAVES = 2 * len(PERIODS_S) + 1
 EVERY = 10**9  # k: all keys
 MAX_WORDS = 64  # of a question; what is longer is cut
 BUCKETS = 4096  # of words: each has a learned vector, which words with the same hash share
-CHUNK = 256  # frames that look back at once: an hour has thousands
+FRAME_HIDDEN = 4  # times the width: hidden units that see a frame
+CHUNK = 64  # frames that look back at once: of an hour's thousands, so many fit into a CPU's caches
 
 
 @dataclass(frozen=True)
@@ -115,31 +116,36 @@ def of_all_heads(x: Tensor, y: Tensor) -> Tensor:
     return (x.flatten(2, 3) @ y).unflatten(2, (x.shape[2], -1))
 
 
-def cosines_of_pairs(looks: Tensor, mixed: Tensor, embeddings: Tensor) -> Tensor:
-    """How alike frames are to what each word names and the words that it attends to: "the blue star" is one thing.
+def pairs_of_words(looks: Tensor, mixed: Tensor) -> Tensor:
+    """Weights of words, by which each names one thing with the words that it attends to: "the blue star".
 
-    The cosine of looks + mixed @ looks, of each head, and a frame; that sum itself is never made.
+    What it names is looks + mixed @ looks, scaled to length 1. It equals these weights @ looks and is never made.
 
     Args:
-        looks: [V, R, L, E], each of length 1 or 0.
+        looks: each of length 1 or 0 [V, R, L, E].
         mixed: attention of each word to the words of its question [V, R, H, L, L].
-        embeddings: of frames, of length 1 [V, T, E].
 
-    Returns [V, R, H, L, T].
+    Returns [V, R, H, L, L].
     """
-    of_words = (looks.flatten(1, 2) @ embeddings.transpose(-1, -2)).unflatten(1, looks.shape[1:3])  # [V, R, L, T]
     dots = looks @ looks.transpose(-1, -2)  # [V, R, L, L]
     with_others = of_all_heads(mixed, dots)  # [V, R, H, L, L]
     own, other = dots.diagonal(dim1=-2, dim2=-1)[:, :, None], with_others.diagonal(dim1=-2, dim2=-1)
     length = (own + 2 * other + (with_others * mixed).sum(-1)).clamp(min=1e-12).sqrt()  # [V, R, H, L]
-    return (of_words[:, :, None] + of_all_heads(mixed, of_words)) / length[..., None]
+    return (mixed + torch.eye(mixed.shape[-1], device=mixed.device)) / length[..., None]
 
 
-def nearest(logits: Tensor, k: int) -> Tensor:
-    """The k largest of each row [..., T] stay."""
+def nearest(logits: Tensor, k: int) -> tuple[Tensor, Tensor | None]:
+    """The k largest of each row [..., T], [..., k], and where they are; None: all are there, in their places."""
     if k >= logits.shape[-1]:
-        return logits
-    return logits.masked_fill(logits < logits.topk(k, dim=-1).values[..., -1:], NEVER)
+        return logits, None
+    return logits.topk(k, dim=-1, sorted=False)
+
+
+def spread(weights: Tensor, at: Tensor | None, frames: int) -> Tensor:
+    """Weights of the nearest as weights of all frames, [..., k] -> [..., T]."""
+    if at is None:
+        return weights
+    return weights.new_zeros(*weights.shape[:-1], frames).scatter(-1, at, weights)
 
 
 def matches(logits: Tensor) -> Tensor:
@@ -161,9 +167,10 @@ class Frames(nn.Module):
 
     def __init__(self, config: ReaderConfig) -> None:
         super().__init__()
-        self.own = nn.Linear(config.embedding_width, config.width)
-        self.before = nn.Linear(config.embedding_width, config.width, bias=False)
-        self.out = nn.Linear(config.width, config.width)
+        hidden = FRAME_HIDDEN * config.width  # of one frame there are many questions: this is no part of the cost
+        self.own = nn.Linear(config.embedding_width, hidden)
+        self.before = nn.Linear(config.embedding_width, hidden, bias=False)
+        self.out = nn.Linear(hidden, config.width)
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, embeddings: Tensor, before: Tensor) -> Tensor:
@@ -193,30 +200,46 @@ class LookingBack(nn.Module):
     def forward(self, x: Tensor, looks: Tensor, time_s: Tensor) -> Tensor:
         """x [V, T, D], looks [V, T, E] of length 1, time_s [V, T], in the order of time -> [V, T, D]."""
         normed = self.norm1(x)
-        query, key = (F.normalize(split(of(normed), self.heads), dim=-1) for of in (self.query, self.key))
+        query, key = self._sought(normed)
         value = split(self.value(normed), self.heads)  # [V, H, T, d]
         times = phases(time_s)
         read = []
         for start in range(0, x.shape[1], CHUNK):
             end = min(start + CHUNK, x.shape[1])  # later frames are not looked at
-            found = self.log_scale.exp()[:, None, None] * (query[:, :, start:end] @ key[:, :, :end].transpose(-1, -2))
-            alike = looks[:, None, start:end] @ looks[:, None, :end].transpose(-1, -2)
-            found = found + self.bias[:, None, None] + self.log_looks_scale.exp()[:, None, None] * alike
+            found = self._logits(query[:, :, start:end], key[:, :, :end], looks[:, start:end], looks[:, :end])
             since_s = (time_s[:, start:end, None] - time_s[:, None, :end]).clamp(min=0)[:, None]  # [V, 1, T', T]
             pair = times[:, start:end], times[:, :end], since_s, self.oldest_s
+            found = found + self.bias[:, None, None]
             if self.timed:
                 found = found + self.ages.biases(*pair)
             number = torch.arange(end, device=x.device)
             earlier = number < number[start:, None]  # [T', T]
-            found = nearest(found.masked_fill(~earlier, NEVER), self.k)
+            found, at = nearest(found.masked_fill(~earlier, NEVER), self.k)
             # A frame may find nothing: the first one does.
             paid = torch.cat([found, found.new_zeros(*found.shape[:-1], 1)], dim=-1).softmax(-1)[..., :-1]
+            paid = spread(paid, at, end)
             own = join(paid @ value[:, :, :end]) + self.match(matches(found).transpose(1, 2).flatten(2))
             if self.timed:
                 own = own + self.ages.value(self.ages.means(paid, *pair).transpose(1, 2).flatten(2))
             read.append(own)
         x = x + self.out(torch.cat(read, dim=1))
         return x + self.feed_forward(self.norm2(x))
+
+    def likeness(self, x: Tensor, looks: Tensor, asking: int) -> Tensor:
+        """Logits of the first of frames [F, D] and [F, E] among all, in heads that begin with looks, [h, asking, F]."""
+        query, key = self._sought(self.norm1(x))
+        return self._logits(query[:, :asking], key, looks[:asking], looks)[looks_at_first(self.heads) > 1]
+
+    def _sought(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys [..., H, T, d] of frames [..., T, D]."""
+        query, key = (F.normalize(split(of(normed), self.heads), dim=-1) for of in (self.query, self.key))
+        return query, key
+
+    def _logits(self, query: Tensor, key: Tensor, own: Tensor, other: Tensor) -> Tensor:
+        """Of how alike frames are, [..., H, T', T]: by queries and keys [..., H, ., d], and looks [..., ., E]."""
+        found = self.log_scale.exp()[:, None, None] * (query @ key.transpose(-1, -2))
+        alike = (own @ other.transpose(-1, -2))[..., None, :, :]
+        return found + self.log_looks_scale.exp()[:, None, None] * alike
 
 
 class Ages(nn.Module):
@@ -296,7 +319,7 @@ class Layer(nn.Module):
         """x [V, R, L, D], there [V, R, L] bool, looks [V, R, L, E], allowed [V, R, T] bool, age_s [V, R, T].
 
         Args:
-            stored: of frames keys and values [V, H, T, d] and embeddings [V, T, E].
+            stored: of frames keys and values [V, H, T, d], and the cosine of what each word names to each [V, R, L, T].
 
         Returns x, and the attention that each frame got [V, R, H, L, T].
         """
@@ -310,18 +333,20 @@ class Layer(nn.Module):
         mixed = logits.softmax(-1)
         if stored is None or allowed is None:
             return self._after(x, join(mixed @ split(self.value(normed), self.heads))), None
-        keys, values, embeddings = stored
-        asked = F.normalize(split(self.ask(normed), self.heads), dim=-1)
-        # [V, R, H, L, T]
-        found = scale[1] * of_all_questions(asked, keys.transpose(-1, -2)) + self.bias[:, None, None]
-        alike = cosines_of_pairs(looks, mixed, embeddings)
-        found = found + self.log_looks_scale.exp()[:, None, None] * alike
+        keys, values, alike = stored
+        asked = scale[1] * F.normalize(split(self.ask(normed), self.heads), dim=-1)
+        named = self.log_looks_scale.exp()[:, None, None] * pairs_of_words(looks, mixed)
+        # [V, R, H, 1, T]: what is the same for all words.
+        bias = self.bias[:, None, None]
         age = waves(age_s, self.oldest_s) if age_s is not None else None
         if age is not None:
-            found = found + self.ages.bias(age).permute(0, 1, 3, 2)[:, :, :, None]
-        found = nearest(found.masked_fill(~allowed[:, :, None, None], NEVER), self.k)
+            bias = bias + self.ages.bias(age).permute(0, 1, 3, 2)[:, :, :, None]
+        bias = torch.where(allowed[:, :, None, None], bias, NEVER)
+        # Scales are in the small factors: of all words and frames there are many pairs.
+        found = of_all_questions(asked, keys.transpose(-1, -2)) + of_all_heads(named, alike) + bias
+        found, at = nearest(found, self.k)
         weights = torch.cat([logits, found], dim=-1).softmax(-1)
-        own, paid = weights[..., :tokens], weights[..., tokens:]
+        own, paid = weights[..., :tokens], spread(weights[..., tokens:], at, keys.shape[2])
         out = own @ split(self.value(normed), self.heads) + of_all_questions(paid, values)
         seen = allowed.any(-1)[:, :, None, None]  # [V, R, 1, 1]
         read = join(out) + self.match(matches(found).transpose(2, 3).flatten(3) * seen)
@@ -379,18 +404,30 @@ class Reader(nn.Module):
         at_v, at_q = zip(*places, strict=True)
         return by_question[list(at_v), list(at_q)]
 
-    def remember(self, embeddings: Tensor, before: Tensor, time_s: Tensor) -> Memory:
+    def remember(self, embeddings: Tensor, before: Tensor, time_s: Tensor, learn_from: Tensor | None = None) -> Memory:
         """Keys and values of frames in the order of time.
 
         Args:
             embeddings, before: theirs, and those of the frames before them, [V, T, E] each.
             time_s: theirs [V, T]; it counts where the config says timed.
+            learn_from: as LookingBack's.
         """
         frames, looks = self.frames(embeddings, before), F.normalize(embeddings, dim=-1)
         for layer in self.looking_back:
             frames = layer(frames, looks, time_s)
         stored = [layer.store(frames) for layer in self._layers()]
         return Memory(looks, tuple(keys for keys, _ in stored), tuple(values for _, values in stored))
+
+    def likeness(self, embeddings: Tensor, before: Tensor, asking: int) -> Tensor:
+        """How alike the first frames are to all, as the heads of the first layer find that look for what looks alike
+        when frames look back, logits [heads, asking, F].
+
+        Args:
+            embeddings, before: of frames of any videos, and of the frames before them [F, E] each.
+        """
+        [layer, *_] = self.looking_back
+        assert isinstance(layer, LookingBack)
+        return layer.likeness(self.frames(embeddings, before), F.normalize(embeddings, dim=-1), asking)
 
     def forward(
         self,
@@ -419,8 +456,13 @@ class Reader(nn.Module):
         age_s = age_s if self.config.timed else None
         attended = x.new_zeros(*x.shape[:2], memory.frames if memory else 0)
         found = x.new_zeros(evidence.shape[:3]) if evidence is not None else None
+        alike = None
+        if memory:
+            alike = (looks.flatten(1, 2) @ memory.embeddings.transpose(-1, -2)).unflatten(1, looks.shape[1:3])
         for number, layer in enumerate(self._layers()):
-            stored = (memory.keys[number], memory.values[number], memory.embeddings) if memory else None
+            stored = None
+            if memory and alike is not None:
+                stored = memory.keys[number], memory.values[number], alike
             x, paid = layer(x, there, looks, stored, allowed, age_s)
             if paid is not None:
                 of_rows = (paid * there[:, :, None, :, None]).sum((2, 3)) / (there.sum(-1)[..., None] * paid.shape[2])
@@ -441,17 +483,18 @@ def asking_flops(config: ReaderConfig, words: int, frames: int) -> float:
     of_pair = 4 * width  # of two words, or of a word and a frame
     total = float(words * (16 * width * width + words * of_pair))
     if frames:
-        of_looks = 2 * (words + frames) * (embedding + heads * words)
+        of_looks = 2 * words * embedding + 2 * (words + frames) * heads * words
         total += words * (2 * width * width + 4 * heads * width + frames * of_pair + of_looks)
         if config.timed:
             total += 2 * heads * (frames * WAVES + words * (frames * (WAVES + 1) + (WAVES + 1) * width))
-    return config.layers * total + 2 * config.text_width * width * words + 4 * width * config.answers
+    once = 2 * config.text_width * width * words + 2 * words * frames * embedding + 4 * width * config.answers
+    return config.layers * total + once
 
 
 def storing_flops(config: ReaderConfig, frames: int) -> float:
     """Multiplications and additions of `Reader.remember`, for so many frames of a video."""
     width, heads, embedding = config.width, config.heads, config.embedding_width
-    of_frame = 2 * width * (2 * embedding + width + 2 * width * config.layers)
+    of_frame = 2 * FRAME_HIDDEN * width * (2 * embedding + width) + 4 * width * width * config.layers
     of_frame += config.frame_layers * (16 * width * width + 4 * heads * width)
     of_pair = 4 * width + 2 * embedding  # of a frame and one that it may look back at
     ends = [min(start + CHUNK, frames) for start in range(0, frames, CHUNK)]

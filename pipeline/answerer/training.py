@@ -9,12 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.answerer.examples import Batch, Example, collate, placed, plan_batches
+from pipeline.answerer.alike import AlikeFrames
+from pipeline.answerer.examples import Batch, Example, Target, collate, placed, plan_batches
 from pipeline.answerer.glimpses import Grid
 from pipeline.answerer.reader import OpenConfig, Reader, ReaderConfig
 from pipeline.answerer.saying import Speaker
@@ -57,6 +59,8 @@ class AnswerTraining(Training):
         speaker: Speaker | None = None,
         encoder: TrainedEncoder | None = None,
         encoder_rate: float = 1.0,
+        alike: AlikeFrames | None = None,
+        key_loss: float = 0.0,
     ) -> None:
         """
         Args:
@@ -64,12 +68,14 @@ class AnswerTraining(Training):
             glimpses: drawn at random in a training step; val_glimpses: evenly spaced in validation.
             evidence_loss: weight of `unfound` beside the answers' loss.
             encoder: learns too, at `encoder_rate` times the learning rate.
+            alike: its loss is added with the weight `key_loss`.
         """
         super().__init__(optimization, steps=steps, params_file=params_file)
         self.reader, self.watching, self.speaker = reader, watching, speaker
         self.encoder, self.encoder_rate = encoder, encoder_rate
         self.glimpses, self.val_glimpses, self.grid = glimpses, val_glimpses, grid
         self.evidence_loss = evidence_loss
+        self.alike, self.key_loss = alike, key_loss
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch.to(device)
@@ -84,7 +90,15 @@ class AnswerTraining(Training):
         if self.trainer.world_size > 1:
             total = total + zero_of(self)
         # Gradients are averaged over processes; this makes that the mean over all their questions.
-        return total / (questions / self.trainer.world_size)
+        loss = total / (questions / self.trainer.world_size)
+        if self.alike is None:
+            return loss
+        of_keys = self.alike.loss(
+            self.reader, np.random.default_rng((self.optimization.seed, self.current_epoch, step))
+        )
+        self.refuse_infinite(of_keys.detach(), "the loss on the keys")
+        self.log("train/key_loss", of_keys.detach(), on_epoch=True, on_step=False, batch_size=1, sync_dist=True)
+        return loss + self.key_loss * of_keys
 
     def validation_step(self, batch: Batch, _: int) -> None:
         self._log("val", "the validation loss", *self._loss(batch, self.val_glimpses, self.grid)[:3])
@@ -119,20 +133,29 @@ class AnswerTraining(Training):
         of_option = fused(self.reader.option_head(seen.features), questions, self.watching)[..., 0]  # [V, Q]
         numbers = fused(self.reader.count_head(seen.features), questions, self.watching)[..., 0]
         losses, right = [], of_option.new_zeros(())
+        listed: list[tuple[int, int, Target]] = []  # most questions: they have one loss, of all at once
         for v, targets in enumerate(batch.targets):
             for q, target in placed(targets):
-                if target.question.options is None and self.speaker:
-                    loss, worth = said.get((v, q), (of_option[v, q] * 0.0, 0.0))
-                else:
-                    ranked = of_option[v, q : q + len(target.texts)]
-                    scores = ranked if of_list is None or target.question.options is not None else of_list[v, q]
-                    loss = answer_loss(scores, target.scores.to(scores.device))
-                    worth = float(target.scores[int(scores.argmax())])
                 if target.question.task == "count":
-                    loss = loss + COUNT_WEIGHT * (numbers[v, q] - target.number) ** 2
-                losses.append(loss)
-                right += worth
-        return torch.stack(losses).sum(), right, len(losses), unfound(seen, questions)
+                    losses.append(COUNT_WEIGHT * (numbers[v, q] - target.number) ** 2)
+                if target.question.options is not None:
+                    scores, worths = of_option[v, q : q + len(target.texts)], target.scores.to(self.device)
+                    losses.append(answer_loss(scores, worths))
+                    right += worths[scores.argmax()]
+                elif self.speaker:
+                    loss, worth = said.get((v, q), (of_option[v, q] * 0.0, 0.0))
+                    losses.append(loss)
+                    right += worth
+                else:
+                    listed.append((v, q, target))
+        if listed and of_list is not None:
+            at_v, at_q, chosen = zip(*listed, strict=True)
+            scores = of_list[list(at_v), list(at_q)]
+            worths = torch.stack([one.scores for one in chosen]).to(self.device)
+            losses.append(answer_loss(scores, worths).sum())
+            right += worths.gather(-1, scores.argmax(-1, keepdim=True)).sum()
+        count = sum(map(len, batch.targets))
+        return torch.stack(losses).sum(), right, count, unfound(seen, questions)
 
     def configure_optimizers(self) -> Any:
         learning: nn.Module = self.reader
@@ -188,12 +211,12 @@ def unfound(seen: Seen, questions: int) -> Tensor:
 
 
 def answer_loss(scores: Tensor, wanted: Tensor) -> Tensor:
-    """Of one question: scores [K], and what each answer is worth [K]."""
-    if bool(((wanted > 0) & (wanted < 1)).any()) or float(wanted.sum()) > 1:  # VQA's
-        return F.binary_cross_entropy_with_logits(scores, wanted, reduction="sum")
-    if not float(wanted.sum()):  # no right answer in the list: nothing to learn from, but it counts as a question
-        return scores.sum() * 0.0
-    return -(wanted * scores.log_softmax(-1)).sum()
+    """Of each question: scores [..., K], and what each answer is worth [..., K] -> [...]."""
+    binary = F.binary_cross_entropy_with_logits(scores, wanted, reduction="none").sum(-1)
+    # No right answer in the list: nothing to learn from, but it counts as a question.
+    of_one = -(wanted * scores.log_softmax(-1)).sum(-1)
+    soft = ((wanted > 0) & (wanted < 1)).any(-1) | (wanted.sum(-1) > 1)  # VQA's
+    return torch.where(soft, binary, of_one)
 
 
 def train_reader(
@@ -213,6 +236,8 @@ def train_reader(
     speaker: Speaker | None = None,
     encoder: TrainedEncoder | None = None,
     encoder_rate: float = 1.0,
+    alike: AlikeFrames | None = None,
+    key_loss: float = 0.0,
 ) -> Outcome:
     """Leaves the weights of the epoch with the best validation loss in `reader`, and in what learns with it.
 
@@ -240,6 +265,8 @@ def train_reader(
         speaker=speaker,
         encoder=encoder,
         encoder_rate=encoder_rate,
+        alike=alike,
+        key_loss=key_loss,
     )
     return loop.train(module, data, optimization, name=name, work=work)
 

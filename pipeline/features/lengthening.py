@@ -5,6 +5,7 @@ E embedding width   N frames that are put in
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +22,27 @@ def drawn(pieces: Sequence[np.ndarray | Rows], frames: int, draw: random.Random)
     return found
 
 
-def put_into(video: VideoEmbeddings, at: int, parts: Sequence[NDArray[np.float16]]) -> VideoEmbeddings:
-    """The video with these frames just before its frame number `at`; what follows is later by as much.
+@dataclass(frozen=True)
+class PutIn:
+    """Frames of other videos in a video whose frames are evenly spaced. They are copied where they are read."""
 
-    Its frames must be evenly spaced.
-    """
-    times, rows = video.timestamps[:], video.embeddings[:]
-    if not parts:
-        return VideoEmbeddings(times, rows)
-    step = float(times[1] - times[0])
-    count = sum(map(len, parts))
-    return VideoEmbeddings(
-        np.concatenate([times[:at], times[at] + step * np.arange(count), times[at:] + step * count]),
-        np.concatenate([rows[:at], *parts, rows[at:]]),
-    )
+    at: int  # just before the frame with this number
+    parts: Sequence[NDArray[np.float16]]  # one after the other [., E]
+
+    def times(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What follows them is later by as much as they take, [T] -> [T + N]."""
+        if not self.parts:
+            return times
+        step, count = float(times[1] - times[0]), sum(map(len, self.parts))
+        between = times[self.at] + step * np.arange(count)
+        return np.concatenate([times[: self.at], between, times[self.at :] + step * count])
+
+    def rows(self, rows: NDArray[np.float16]) -> NDArray[np.float16]:
+        """[T, E] -> [T + N, E]."""
+        return np.concatenate([rows[: self.at], *self.parts, rows[self.at :]])
+
+
+def put_into(video: VideoEmbeddings, at: int, parts: Sequence[NDArray[np.float16]]) -> VideoEmbeddings:
+    """The video with these frames just before its frame number `at`; its own must be evenly spaced."""
+    others = PutIn(at, parts)
+    return VideoEmbeddings(others.times(video.timestamps[:]), others.rows(video.embeddings[:]))

@@ -8,6 +8,7 @@ studies/questions/models/MODEL/seed-N/, with the curves and how long it took.
 """
 
 import json
+import math
 import random
 import time
 from dataclasses import replace
@@ -17,6 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
+from pipeline.answerer.alike import AlikeFrames
 from pipeline.answerer.examples import Example, asked, make_examples, read_texts, word_looks
 from pipeline.answerer.reader import OpenConfig, Reader, ReaderConfig
 from pipeline.answerer.saying import Speaker
@@ -24,6 +26,7 @@ from pipeline.answerer.seeing import TrainedEncoder
 from pipeline.answerer.training import LANGUAGE_MODEL, SPEAKER, save_reader, train_reader
 from pipeline.answerer.watching import Watching
 from pipeline.dataset.questions.question import from_table
+from pipeline.dataset.segments import from_table as from_segments
 from pipeline.dataset.shapes.looks import read_scenes
 from pipeline.features.embeddings import embedding_width
 from pipeline.features.encoder import load_encoder
@@ -48,6 +51,7 @@ from studies.questions.settings import (
     PICTURE_EMBEDDINGS,
     QUESTIONS,
     SCENES,
+    SEGMENTS,
     TRAINED_ENCODER,
     Longer,
     Study,
@@ -71,6 +75,7 @@ def learn(study: Study, name: str, seed: int, out: Path) -> str:
     inputs = [QUESTIONS, ANSWER_LIST, EMBEDDINGS, PICTURE_EMBEDDINGS, DECODER, ENCODER]
     inputs += [CAPTIONS] if study.model(name).way == "captions" else []
     inputs += [SCENES] if study.model(name).longer else []
+    inputs += [SEGMENTS] if study.looks_back(name) else []
     inputs = [path for path in inputs if path.exists()]
     # An encoder that is trained reads data/*/frames/ as well, of which the embeddings are a function.
     with unfinished(f"questions-{name}", Path(__file__), settings, inputs) as work:
@@ -78,7 +83,7 @@ def learn(study: Study, name: str, seed: int, out: Path) -> str:
         reads = read_language_model(study.learn.language_model)
         examples = read_examples(["train", "val"], answers, reads, work / "embeddings", captions=captions)
         if study.model(name).longer:
-            examples = with_longer(examples, study.learn.longer, seed)
+            examples = with_longer(examples, study.learn.longer, study.epochs(name), seed)
         watching = study.watching(name)
         speaker = make_speaker(study, watching) if study.model(name).head == "open" else None
         encoder = read_encoder(ENCODER) if study.model(name).encoder == "trained" else None
@@ -103,6 +108,8 @@ def learn(study: Study, name: str, seed: int, out: Path) -> str:
             speaker=speaker,
             encoder=encoder,
             encoder_rate=study.learn.encoder_rate,
+            alike=alike_frames(study, name, examples["train"]),
+            key_loss=study.learn.key_loss,
         )
         loop.exit_if_helper()
         seconds = time.process_time() - began
@@ -156,19 +163,35 @@ def read_examples(
     }
 
 
-def with_longer(examples: dict[str, list[Example]], longer: Longer, seed: int) -> dict[str, list[Example]]:
-    """Behind the examples of each split, those of them that can be made long by videos of that split."""
+def with_longer(examples: dict[str, list[Example]], longer: Longer, epochs: int, seed: int) -> dict[str, list[Example]]:
+    """Behind the examples of each split, those of them that can be made long by videos of that split: for training
+    others in every epoch, of one number.
+    """
     scenes = read_scenes(SCENES)
     found = {}
     for split, own in examples.items():
-        others = Others({one.video_id: one.video for one in own if one.video_id in scenes}, scenes)
-        made = [
-            lengthened_example(one, others, longer.seconds, longer.empty, random.Random(f"{seed} {one.video_id}"))
-            for one in own
-            if one.video_id in scenes  # a picture has no time
-        ]
-        found[split] = [*own, *filter(None, made)]
+        of_videos = [one for one in own if one.video_id in scenes]  # a picture has no time
+        others = Others({one.video_id: one.video for one in of_videos}, scenes)
+        made = []
+        for epoch in range(epochs) if split == "train" else [None]:
+            draws = [random.Random(f"{seed} {epoch} {one.video_id}") for one in of_videos]
+            some = [
+                lengthened_example(one, others, longer.seconds, longer.empty, draw)
+                for one, draw in zip(of_videos, draws, strict=True)
+            ]
+            made.append([replace(one, epoch=epoch) for one in some if one])
+        fewest = min(map(len, made))
+        found[split] = [*own, *(one for some in made for one in some[:fewest])]
     return found
+
+
+def alike_frames(study: Study, name: str, train: list[Example]) -> AlikeFrames | None:
+    """None of a model whose frames do not look back at others, or without captions of training videos."""
+    if not (study.learn.key_loss and study.looks_back(name) and SEGMENTS.exists()):
+        return None
+    videos = {one.video_id: one.video for one in train}
+    segments = [one for one in from_segments(pq.read_table(SEGMENTS)) if one.video_id in videos]
+    return AlikeFrames(segments, videos, study.learn.step) if segments else None
 
 
 def read_encoder(folder: Path) -> TrainedEncoder:
@@ -196,7 +219,7 @@ def reader_config(
         frame_layers=learn.frame_layers,
         k=learn.k if study.model(name).way in ("memory", "captions") else None,
         timed=study.watching(name).timed,
-        oldest_s=max(example.longest_s for example in examples),
+        oldest_s=min(learn.oldest_s or math.inf, max(example.longest_s for example in examples)),
         answers=answers,
         open=open,
     )

@@ -21,7 +21,7 @@ from pipeline.dataset.segments import frames_of_segment
 from pipeline.dataset.shapes.looks import Look, Truth, asked_about, looks_in, stage_set_s
 from pipeline.dataset.shapes.looks import empty as is_empty
 from pipeline.features.embeddings import VideoEmbeddings
-from pipeline.features.lengthening import drawn, put_into
+from pipeline.features.lengthening import PutIn, drawn
 
 Piece = NDArray[np.float16]  # frames of a video that are put in together, [., E]
 NEEDS_EMPTY = "count"  # kind of questions to which any other thing matters
@@ -122,4 +122,4 @@ def lengthened_example(
     moved = tuple(
         replace(one, question=later(one.question, cut_s, frames * step), frames=one.frames + frames) for one in targets
     )
-    return replace(example, video=put_into(video, at, parts), targets=moved)
+    return replace(example, put_in=PutIn(at, parts), targets=moved)

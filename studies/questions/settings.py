@@ -18,6 +18,7 @@ LONG = Path("studies/questions/long/answers.parquet")
 CAPTIONS = Path("studies/questions/captions")  # a folder for each split
 PICTURE_EMBEDDINGS, PICTURE_FRAMES = Path("data/pictures/embeddings"), Path("data/pictures/frames")
 SCENES = Path("data/videos/annotations/scenes.json")
+SEGMENTS = Path("data/videos/segments.parquet")
 EMBEDDINGS, FRAMES = Path("data/videos/embeddings"), Path("data/videos/frames")
 DECODER, ENCODER = Path("models/decoder"), Path("models/encoder")
 TRAINED_ENCODER = "encoder"  # beside a reader: the encoder that was trained with it
@@ -59,10 +60,12 @@ class Learn(TrainingParams):
     frame_layers: Count
     k: Positive | None
     write_below: Annotated[float, Field(gt=-1, le=1)] | None
+    oldest_s: Annotated[float, Field(gt=0)] | None
     frames: Positive
     step: Positive
     grid: Literal["ends", "centres", "clipbert"]
     evidence_loss: Annotated[float, Field(ge=0)]
+    key_loss: Annotated[float, Field(ge=0)]
     longer: Longer
     prefix: Positive
     max_tokens: Positive
@@ -147,6 +150,10 @@ class Study(Section):
         frames = 1 if model.way == "frame" else self.learn.frames
         below = self.learn.write_below if model.way == "memory" else None
         return Watching(model.way, model.fusion, frames, self.learn.step, below)
+
+    def looks_back(self, name: str) -> bool:
+        """Whether frames of a model look back at others."""
+        return self.learn.frame_layers > 0 and self.watching(name).timed and self.model(name).way != "captions"
 
     def epochs(self, name: str) -> int:
         return self.model(name).epochs or self.learn.epochs

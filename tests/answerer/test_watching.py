@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.answerer import reader as reader_module
+from pipeline.answerer.alike import AlikeFrames
 from pipeline.answerer.answering import answer, evidence_shares
 from pipeline.answerer.examples import Text, asked, collate, make_examples, read_texts, text_width, word_looks
 from pipeline.answerer.reader import (
@@ -16,15 +17,19 @@ from pipeline.answerer.reader import (
     Reader,
     ReaderConfig,
     asking_flops,
-    cosines_of_pairs,
+    nearest,
+    pairs_of_words,
     phases,
+    spread,
     storing_flops,
     waves,
 )
 from pipeline.answerer.training import AnswerTraining, answer_loss, load_reader, save_reader, unfound
 from pipeline.answerer.watching import Watching, fused, sampler, watch
 from pipeline.dataset.questions.question import Question
+from pipeline.dataset.segments import Segment
 from pipeline.features.embeddings import VideoEmbeddings
+from pipeline.features.lengthening import PutIn
 from pipeline.language.decoder import load_decoder, refuse_unfit
 from pipeline.language.text_reader import load_text_reader
 from pipeline.training.loop import Optimization
@@ -229,6 +234,53 @@ def test_an_hours_frames_look_back_in_chunks_as_they_would_at_once(monkeypatch):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(at_once.values, in_chunks.values, strict=True))
 
 
+def test_attention_to_the_nearest_alone_is_that_to_all_frames_with_the_others_masked():
+    logits = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(0))
+    found, at = nearest(logits, 4)
+    paid = spread(found.softmax(-1), at, 9)
+    least = logits.sort(dim=-1).values[..., 5:6]
+    assert torch.allclose(paid, logits.masked_fill(logits < least, -torch.inf).softmax(-1))
+    assert nearest(logits, 9)[1] is None and (spread(logits, None, 9) == logits).all()
+
+
+def test_frames_that_were_put_in_are_read_in_their_place(examples):
+    others = PutIn(5, [np.ones((3, 6), np.float16) * number for number in (1, 2, 3)])
+    [target, *_] = examples[0].targets
+    made = replace(examples[0], put_in=others, targets=(replace(target, frames=target.frames + 9),))
+    rows, times = made.read()
+    own = examples[0].video.embeddings[:]
+    assert (rows == np.concatenate([own[:5], *others.parts, own[5:20]])).all()
+    assert np.allclose(times, np.arange(29) / 5) and made.longest_s == pytest.approx(5.6)
+
+
+def world_of_things(draw):
+    """Segments about six things, each in ten videos, beneath something in every frame that is larger."""
+    things, segments, videos = draw.normal(size=(6, 6)), [], {}
+    names = [f"{colour} {shape}" for colour in ("red", "blue") for shape in ("star", "disc", "ring")]
+    for v in range(60):
+        rows = things[v % 6] + draw.normal(size=6) * np.array([0.1, 0.1, 0.1, 0.1, 3, 3])
+        videos[f"{v}"] = VideoEmbeddings(np.arange(8) / 5, rows[None].repeat(8, axis=0).astype(np.float16))
+        # Every tenth segment of a kind would not be rare: most are about nothing that is named.
+        segments.append(Segment(f"{v}#0", f"{v}", "train", 0.0, 0.8, (f"a {names[v % 6]} {v}",), None))
+        segments += [Segment(f"{v}#{n}", f"{v}", "train", 0.8, 1.6, (f"nothing {v} {n}",), None) for n in range(1, 4)]
+    return segments, videos
+
+
+def test_the_loss_on_the_keys_teaches_frames_of_different_videos_about_the_same_to_find_each_other():
+    segments, videos = world_of_things(np.random.default_rng(1))
+    alike = AlikeFrames(segments, videos, 2)
+    reader = reader_of(WAYS[5])
+    optimizer = torch.optim.Adam(reader.parameters(), lr=1e-2)
+    losses = []
+    for step in range(60):
+        losses.append(alike.loss(reader, np.random.default_rng(step)))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] - 1.0
+    assert alike.loss(reader, np.random.default_rng(0)) == alike.loss(reader, np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("watching", [*WAYS[1:6:2], WAYS[-1]], ids=lambda one: f"{one.way}-{one.fusion}")
 def test_what_attention_misses_of_the_evidence_is_a_loss_that_turns_it_there(watching, examples):
     reader, batch = reader_of(watching), collate(examples)
@@ -359,7 +411,7 @@ def test_what_words_name_together_is_compared_with_frames_as_their_sum_would_be(
     mixed.requires_grad_()
     summed = F.normalize(looks[:, :, None] + mixed @ looks[:, :, None], dim=-1)
     expected = summed @ frames[:, None, None].transpose(-1, -2)
-    found = cosines_of_pairs(looks, mixed, frames)
+    found = pairs_of_words(looks, mixed) @ looks[:, :, None] @ frames[:, None, None].transpose(-1, -2)
     assert torch.allclose(found, expected, atol=1e-12)
     weights = torch.randn(expected.shape, generator=draw, dtype=torch.float64)
     weights[0, 0, 0, 1] = 0.0  # a sum of length 0 has no direction to learn
@@ -396,6 +448,9 @@ def test_soft_labels_are_learned_by_binary_cross_entropy_and_others_by_cross_ent
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, soft, reduction="sum")
     assert answer_loss(logits, soft) == expected
     assert answer_loss(logits, torch.zeros(3)) == 0.0
+    every = torch.stack([hard, soft, torch.zeros(3)])
+    each = torch.stack([answer_loss(logits, wanted) for wanted in every])
+    assert torch.equal(answer_loss(logits.expand(3, -1), every), each)
 
 
 def test_a_saved_reader_answers_as_before_and_what_is_none_is_refused(tmp_path, examples):

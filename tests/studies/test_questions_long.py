@@ -1,5 +1,6 @@
 """Questions of videos that are made long: what may be put in, and the stage from trained models to its tables."""
 
+import itertools
 import json
 import random
 import re
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.answerer.examples import Text, make_examples
+from pipeline.answerer.examples import Text, make_examples, plan_batches
 from pipeline.answerer.reader import Reader, ReaderConfig
 from pipeline.answerer.training import save_reader
 from pipeline.dataset.questions.question import to_table
@@ -27,6 +28,7 @@ from pipeline.features import shards
 from pipeline.features.embeddings import VideoEmbeddings
 from pipeline.features.encoder import schema_of
 from pipeline.features.encoder import to_table as embeddings_table
+from pipeline.features.lengthening import put_into
 from pipeline.language.decoder import save_decoder
 from studies.questions import answer, long
 from studies.questions.learn import with_longer
@@ -154,11 +156,15 @@ def lengthened(examples, scenes, numbered):
     return found
 
 
+def whole(made):
+    return put_into(made.video, made.put_in.at, made.put_in.parts)
+
+
 def test_training_examples_that_are_made_long_keep_their_answers(lengthened, scenes):
     ids, kinds = list(scenes), set()
     for example, made in lengthened:
         own = {target.question.question_id: target for target in example.targets}
-        rows = made.video.embeddings[:].astype(int)
+        rows = whole(made).embeddings[:].astype(int)
         strange = [(scenes[ids[of]], frame / 5) for of, frame in rows.tolist() if ids[of] != example.video_id]
         seen = {look for truth, time_s in strange for look in shown_at(truth, time_s)}
         assert 50 <= len(strange) <= 300 and len(rows) == len(example.video.timestamps) + len(strange)
@@ -167,7 +173,7 @@ def test_training_examples_that_are_made_long_keep_their_answers(lengthened, sce
             kinds.add((question.kind, bool(seen)))
             assert target.frames == was.frames + len(strange) and (target.scores == was.scores).all()
             assert question.end_s == pytest.approx(was.question.end_s + len(strange) / 5)
-            asked = frames_of_segment(0.0, question.end_s, made.video.timestamps[:].tolist())
+            asked = frames_of_segment(0.0, question.end_s, whole(made).timestamps[:].tolist())
             assert len(asked) == target.frames
             if question.kind != "now":
                 assert not any(f"{colour} {shape}" in question.question for colour, shape in seen)
@@ -183,13 +189,29 @@ def test_training_examples_are_made_long_beside_those_as_they_are_by_videos_of_t
     SCENES.write_text(json.dumps(scenes))
     ids = list(scenes)
     splits = {"train": examples[:25], "val": [*examples[25:], replace(examples[0], video_id="a picture")]}
-    found = with_longer(splits, Longer(seconds=[10, 20], empty=0.5), 0)
+    found = with_longer(splits, Longer(seconds=[10, 40], empty=0.5), 2, 0)
     for split, own in splits.items():
         assert found[split][: len(own)] == own
         made = found[split][len(own) :]
         assert len(made) > 5
-        there = {ids[number] for one in made for number in one.video.embeddings[:][:, 0].astype(int)}
+        there = {ids[number] for one in made for number in whole(one).embeddings[:][:, 0].astype(int)}
         assert there <= {one.video_id for one in own}
+    assert {one.epoch for one in found["val"]} == {None}
+
+
+def test_every_epoch_has_others_put_in(examples, scenes, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    SCENES.parent.mkdir(parents=True)
+    SCENES.write_text(json.dumps(scenes))
+    found = with_longer({"train": examples}, Longer(seconds=[10, 40], empty=0.5), 4, 0)["train"]
+    by_epoch = [[one for one in found if one.epoch == epoch] for epoch in range(4)]
+    assert len({len(made) for made in by_epoch}) == 1 and len(by_epoch[0]) > COUNT / 2
+    assert len(found) == len(examples) + 4 * len(by_epoch[0])
+    put_in = [{(one.video_id, one.put_in.at, sum(map(len, one.put_in.parts))) for one in made} for made in by_epoch]
+    assert all(len(one & other) < COUNT / 4 for one, other in itertools.combinations(put_in, 2))
+    batches = plan_batches(found, 8, (0, 2))
+    used = [found[number] for batch in batches for number in batch]
+    assert len(used) == len(examples) + len(by_epoch[2]) and {one.epoch for one in used} == {None, 2}
 
 
 def test_training_examples_are_made_long_alike_by_equal_draws(lengthened, scenes, numbered):
@@ -198,7 +220,7 @@ def test_training_examples_are_made_long_alike_by_equal_draws(lengthened, scenes
         one, two = (lengthened_example(example, others, (10.0, 60.0), 0.5, random.Random(1)) for _ in range(2))
         assert (one is None) == (two is None)
         if one and two:
-            assert (one.video.embeddings[:] == two.video.embeddings[:]).all()
+            assert (whole(one).embeddings[:] == whole(two).embeddings[:]).all()
             assert [target.question for target in one.targets] == [target.question for target in two.targets]
 
 
