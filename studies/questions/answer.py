@@ -10,9 +10,11 @@ ClipBERT's are; and where questions have VQA's votes vqa.json, as VQA's server t
 """
 
 import json
+import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from pipeline.scoring.answer_files import read_answer_list
 from studies.questions.learn import read_encoder, read_examples
 from studies.questions.settings import (
     ANSWER_LIST,
+    CAPTION_COST,
     DECODER,
     ENCODER,
     MODELS,
@@ -43,6 +46,7 @@ from studies.questions.settings import (
     Study,
     load_study,
 )
+from studies.questions.videos import read_videos, timed_captions
 
 MODULE = "studies.questions.answer"
 
@@ -56,7 +60,7 @@ def main(model: str, glimpses: int | None = None) -> None:
     split = study.answer.split
     reads = read_own_language_model(study, model)
     examples = read_examples([split], read_answer_list(ANSWER_LIST), reads, captions=captions)[split]
-    gflop = 0.0 if captions else encoder_gflop(ENCODER)  # what the captions cost is not counted
+    gflop = 0.0 if captions else encoder_gflop(ENCODER)
     for seed in study.seeds:
         folder = MODELS / model / f"seed-{seed}"
         reader, watching, answers = load_reader(folder)
@@ -76,6 +80,7 @@ def main(model: str, glimpses: int | None = None) -> None:
                 encoder=encoder,
             )
         )
+        rows = with_captioning(rows, questions) if captions else rows
         rows += unanswered(questions, rows, counts)
         out = OUT / model / f"seed-{seed}"
         write_answers(out, rows, questions, main_count if main_count in counts else counts[-1])
@@ -87,6 +92,27 @@ def read_own_language_model(study: Study, model: str) -> tuple[Any, Any]:
     if study.learn.language_model is None:
         return load_decoder(DECODER)
     return load_text_reader(MODELS / model / f"seed-{study.seeds[0]}" / LANGUAGE_MODEL)
+
+
+def with_captioning(rows: Sequence[Answer], questions: Sequence[Question]) -> list[Answer]:
+    """With what captions cost, once for all questions about a video: of all so far every frame is encoded and every
+    segment captioned.
+    """
+    of_caption, of_frame = json.loads(CAPTION_COST.read_text())["gflop"], encoder_gflop(ENCODER)
+    asked = Counter(one.video_id for one in rows)
+    until_s: dict[str, float] = {}
+    for one in questions:
+        until_s[one.video_id] = max(until_s.get(one.video_id, 0.0), math.inf if one.end_s is None else one.end_s)
+    ends_s = {id: [one.end_s for one in own] for id, own in timed_captions(asked).items()}
+    videos = read_videos(asked)
+    found = []
+    for row in rows:
+        until = until_s[row.video_id]
+        captions = sum(end_s <= until for end_s in ends_s[row.video_id])
+        frames = int((videos[row.video_id].timestamps[:] < until).sum())
+        once = (of_caption * captions + of_frame * frames) / asked[row.video_id]
+        found.append(replace(row, gflop=row.gflop + once, once_gflop=row.once_gflop + once))
+    return found
 
 
 def unanswered(questions: Sequence[Question], rows: Sequence[Answer], counts: Sequence[int]) -> list[Answer]:

@@ -16,6 +16,7 @@ OUT = Path("studies/questions/out")  # the same, of answers
 METRICS = Path("metrics/questions")
 LONG = Path("studies/questions/long/answers.parquet")
 CAPTIONS = Path("studies/questions/captions")  # a folder for each split
+CAPTION_COST = CAPTIONS / "cost.json"  # of one, the mean
 PICTURE_EMBEDDINGS, PICTURE_FRAMES = Path("data/pictures/embeddings"), Path("data/pictures/frames")
 SCENES = Path("data/videos/annotations/scenes.json")
 SEGMENTS = Path("data/videos/segments.parquet")

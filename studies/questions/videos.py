@@ -54,6 +54,11 @@ def read_jpegs(video_id: str, numbers: Sequence[int]) -> list[bytes]:
 
 def read_captions(video_ids: Iterable[str], decoder: Any, tokenizer: Any) -> dict[str, VideoEmbeddings]:
     """Our captions of these videos as the decoder reads them, a word in a frame's place."""
+    return caption_videos(timed_captions(video_ids), decoder, tokenizer)
+
+
+def timed_captions(video_ids: Iterable[str]) -> dict[str, list[TimedCaption]]:
+    """Our captions of these videos. ValueError if one has none."""
     wanted = set(video_ids)
     captions: defaultdict[str, list[TimedCaption]] = defaultdict(list)
     for path in sorted(CAPTIONS.glob("*/captions.parquet")):
@@ -64,4 +69,4 @@ def read_captions(video_ids: Iterable[str], decoder: Any, tokenizer: Any) -> dic
         raise ValueError(
             f"{CAPTIONS} has no captions of {len(missing)} videos that are asked about, as {min(missing)!r}"
         )
-    return caption_videos(captions, decoder, tokenizer)
+    return captions

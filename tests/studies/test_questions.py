@@ -229,6 +229,7 @@ def make_inputs(folder: Path) -> None:
         (folder / f"studies/questions/captions/{split}").mkdir(parents=True)
         columns = {"video_id": of, "end_s": [2.0] * len(of), "caption": [f"a {COLOURS[shown[id]]}" for id in of]}
         pq.write_table(pa.table(columns), folder / f"studies/questions/captions/{split}/captions.parquet")
+    (folder / "studies/questions/captions/cost.json").write_text('{"gflop": 7.0}')
     shutil.copy("params.yaml", folder)
     (folder / "docs").mkdir()
     (folder / "docs/results.md").write_text(
@@ -361,6 +362,17 @@ def test_a_memory_finds_the_one_frame_that_answers_and_the_last_frame_does_not(s
     beside = found["memory"]["groups"]["all"]["beside"]
     assert (beside["blind"], beside["frame"]) == (found["blind"]["accuracy"], found["frame"]["accuracy"])
     assert {"most frequent", "most frequent per question word"} <= beside.keys()
+
+
+def test_what_captioning_costs_is_shared_by_a_videos_questions(studied, monkeypatch):
+    from studies.questions.answer import encoder_gflop
+
+    monkeypatch.chdir(studied[0])
+    answered = pq.read_table("studies/questions/out/captions/seed-0/answers.parquet").to_pandas()
+    questions = answered.groupby("video_id")["question_id"].transform("count")
+    captioned_and_encoded = (7.0 + 10 * encoder_gflop(Path("models/encoder"))) / questions
+    assert np.allclose(answered["once_gflop"], captioned_and_encoded, atol=0.01) and questions.nunique() == 2
+    assert (answered["gflop"] > answered["once_gflop"]).all()
 
 
 def test_a_model_of_captions_knows_nothing_before_the_first_of_them(studied, monkeypatch):
