@@ -3,7 +3,7 @@
     python -m studies.questions.answer sparse
     python -m studies.questions.answer sparse --glimpses 16      # only with so many, whatever params.yaml says
 
-Reads studies/questions/params.yaml, data/questions/, data/*/embeddings/ (of a model of captions
+Reads studies/questions/params.yaml, data/questions/, data/*/embeddings/ (of a model of captions also
 studies/questions/captions/; of a trained encoder also data/*/frames/), models/decoder/, models/encoder/ and
 studies/questions/models/MODEL/. Writes to studies/questions/out/MODEL/seed-N/: answers.parquet; results.jsonl as
 ClipBERT's are; and where questions have VQA's votes vqa.json, as VQA's server takes them.
@@ -13,7 +13,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.answerer.answering import SCHEMA, Answer, answer
 from pipeline.answerer.training import LANGUAGE_MODEL, load_reader, load_speaker
 from pipeline.dataset.questions.question import Question, from_table
+from pipeline.dataset.segments import frames_of_segment
 from pipeline.features.encoder import load_encoder
 from pipeline.files.aside import aside, write_text
 from pipeline.language.decoder import load_decoder
@@ -61,6 +62,7 @@ def main(model: str, glimpses: int | None = None) -> None:
     reads = read_own_language_model(study, model)
     examples = read_examples([split], read_answer_list(ANSWER_LIST), reads, captions=captions)[split]
     gflop = 0.0 if captions else encoder_gflop(ENCODER)
+    of_captions = captioning_gflop(questions) if captions else {}
     for seed in study.seeds:
         folder = MODELS / model / f"seed-{seed}"
         reader, watching, answers = load_reader(folder)
@@ -80,7 +82,7 @@ def main(model: str, glimpses: int | None = None) -> None:
                 encoder=encoder,
             )
         )
-        rows = with_captioning(rows, questions) if captions else rows
+        rows = with_captioning(rows, of_captions) if captions else rows
         rows += unanswered(questions, rows, counts)
         out = OUT / model / f"seed-{seed}"
         write_answers(out, rows, questions, main_count if main_count in counts else counts[-1])
@@ -94,25 +96,31 @@ def read_own_language_model(study: Study, model: str) -> tuple[Any, Any]:
     return load_text_reader(MODELS / model / f"seed-{study.seeds[0]}" / LANGUAGE_MODEL)
 
 
-def with_captioning(rows: Sequence[Answer], questions: Sequence[Question]) -> list[Answer]:
-    """With what captions cost, once for all questions about a video: of all so far every frame is encoded and every
+def captioning_gflop(questions: Sequence[Question]) -> dict[str, float]:
+    """Of each video what captions cost, once for all questions about it: of all so far every frame is encoded and every
     segment captioned.
     """
     of_caption, of_frame = json.loads(CAPTION_COST.read_text())["gflop"], encoder_gflop(ENCODER)
-    asked = Counter(one.video_id for one in rows)
     until_s: dict[str, float] = {}
     for one in questions:
         until_s[one.video_id] = max(until_s.get(one.video_id, 0.0), math.inf if one.end_s is None else one.end_s)
-    ends_s = {id: [one.end_s for one in own] for id, own in timed_captions(asked).items()}
-    videos = read_videos(asked)
-    found = []
-    for row in rows:
-        until = until_s[row.video_id]
-        captions = sum(end_s <= until for end_s in ends_s[row.video_id])
-        frames = int((videos[row.video_id].timestamps[:] < until).sum())
-        once = (of_caption * captions + of_frame * frames) / asked[row.video_id]
-        found.append(replace(row, gflop=row.gflop + once, once_gflop=row.once_gflop + once))
+    captions, videos = timed_captions(until_s), read_videos(until_s)
+    found = {}
+    for video_id, end_s in until_s.items():
+        frames = frames_of_segment(0.0, end_s, videos[video_id].timestamps[:].tolist())
+        captioned = sum(one.end_s <= end_s for one in captions[video_id])
+        found[video_id] = of_caption * captioned + of_frame * len(frames)
     return found
+
+
+def with_captioning(rows: Sequence[Answer], gflop: Mapping[str, float]) -> list[Answer]:
+    """With each question's part of `captioning_gflop`."""
+    asked = Counter(row.video_id for row in rows)
+    parts = [gflop[row.video_id] / asked[row.video_id] for row in rows]
+    return [
+        replace(row, gflop=row.gflop + part, once_gflop=row.once_gflop + part)
+        for row, part in zip(rows, parts, strict=True)
+    ]
 
 
 def unanswered(questions: Sequence[Question], rows: Sequence[Answer], counts: Sequence[int]) -> list[Answer]:

@@ -2,8 +2,8 @@
 
 Reads studies/questions/params.yaml, data/questions/, data/*/embeddings/ (of a model of captions
 studies/questions/captions/ instead; for an encoder that is trained data/*/frames/ as well; where examples are made long
-data/videos/annotations/scenes.json), models/decoder/ (what a
-question's words mean, and what says answers) and models/encoder/ (what words look like). Writes
+data/videos/annotations/scenes.json; where frames look back data/videos/segments.parquet, for its captions),
+models/decoder/ (what a question's words mean, and what says answers) and models/encoder/ (what words look like). Writes
 studies/questions/models/MODEL/seed-N/, with the curves and how long it took.
 """
 
